@@ -1,0 +1,99 @@
+"""Save and load the state of a run, so that a kill at any moment costs at most the work since.
+
+A checkpoint is written under a temporary name, synced, given a manifest with checksums last, and
+renamed into place. Only safetensors and JSON: nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from drift.errors import UserError
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete, verified checkpoint folder."""
+
+    folder: Path
+    epoch: int  # epochs finished
+
+
+def checksum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_checkpoint(run: Path, epoch: int, model, optimizer: torch.optim.Optimizer) -> Path:
+    """Write `run/checkpoints/step-<epoch>`; returns the folder."""
+    target = run / "checkpoints" / f"step-{epoch:06d}"
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_adapter(partial)
+    moments = optimizer.state_dict()["state"]
+    flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
+    save_file({k: v.contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
+    files = {file.name: checksum(file) for file in sorted(partial.iterdir())}
+    manifest = {"epoch": epoch, "files": files}
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    _sync(target.parent)
+    return target
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | str:
+    """The verified checkpoint, or in one phrase what is wrong with it."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+        for name, expected in manifest["files"].items():
+            if Path(name).name != name:
+                return f"names a file outside itself: '{name}'"
+            if checksum(folder / name) != expected:
+                return f"'{name}' is damaged"
+        return Checkpoint(folder, int(manifest["epoch"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"is incomplete ({type(error).__name__}: {error})"
+
+
+def list_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
+    """Valid checkpoints, oldest first, and a line for each damaged one."""
+    found = [(f, read_checkpoint(f)) for f in sorted((run / "checkpoints").glob("step-*"))]
+    valid = [c for _, c in found if isinstance(c, Checkpoint)]
+    return valid, [f"{folder}: {c}" for folder, c in found if isinstance(c, str)]
+
+
+def load_checkpoint(checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer) -> None:
+    """Restore adapter and optimizer in place."""
+    model.load_adapter(checkpoint.folder)
+    flat = load_file(checkpoint.folder / "optimizer.safetensors")
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    if state and len(state) != len(groups[0]["params"]):
+        raise UserError(
+            f"{checkpoint.folder}: optimizer state of {len(state)} tensors does not fit"
+        )
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

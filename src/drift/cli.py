@@ -1,0 +1,140 @@
+"""The command line. Every command ends by naming what it wrote; bad input is one line, exit code 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from drift.errors import UserError
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+def _train(args: argparse.Namespace) -> None:
+    from drift.config import load_recipe
+    from drift.train import train
+
+    config = load_recipe(args.recipe, args.overrides)
+    run = train(config, resume=args.resume, progress=not args.quiet)
+    print(f"wrote {run}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from drift.evaluate import evaluate
+
+    for folder in evaluate(
+        args.target, checkpoints=args.checkpoints, base=args.base, overrides=args.overrides
+    ):
+        print(f"wrote {folder}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from drift.compare import compare
+
+    print(f"wrote {compare(args.runs, args.out)}")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from drift.generate import generate
+
+    written = generate(
+        args.target,
+        args.prompt,
+        seeds=list(range(args.seed, args.seed + args.count)),
+        out=args.out,
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        eta=args.eta,
+        checkpoint=args.checkpoint,
+    )
+    print(f"wrote {len(written)} files to {args.out}")
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from drift.pretrain.run import pretrain
+
+    for part in args.parts:
+        pretrain(part, work=args.work, out=args.out, scale=args.scale)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from drift.demo import demo
+
+    print(f"open {demo(args.out, args.overrides)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from drift import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="drift",
+        description="RL fine-tuning of text-to-image diffusion models without diversity collapse.",
+    )
+    parser.add_argument("--version", action="version", version=f"drift {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    def overridable(command: argparse.ArgumentParser) -> None:
+        summary = "override a field, e.g. method=grpo epochs=20 optimizer.learning_rate=1e-3"
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
+
+    p = command("demo", _demo, "GRPO and DRIFT on the embedded world: one page, minutes, two cores")
+    overridable(p)
+    p.add_argument("--out", type=Path, help="folder; default runs/demo-<date>-<time>")
+
+    p = command("train", _train, "fine-tune a model with a recipe")
+    p.add_argument("recipe", help="a shipped recipe's name, or a YAML file")
+    overridable(p)
+    p.add_argument("--resume", action="store_true", help="go on where the run in `output` stopped")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    p = command("evaluate", _evaluate, "judge a run's checkpoints, or a model, on fixed seeds")
+    p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
+    overridable(p)
+    p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
+    p.add_argument("--base", type=Path, help="an evaluation folder of the base model to share")
+
+    p = command("compare", _compare, "one page and a table from the evaluations of several runs")
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
+
+    p = command("generate", _generate, "draw pictures with a run's LoRA, or with a model")
+    p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
+    p.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    p.add_argument("--count", type=int, default=8, help="images per prompt")
+    p.add_argument("--seed", type=int, default=0, help="of the first image; then counting up")
+    p.add_argument("--steps", type=int, default=20, help="denoising steps")
+    p.add_argument("--guidance-scale", type=float, default=3.0, help="1 switches guidance off")
+    p.add_argument("--eta", type=float, default=1.0, help="0 = deterministic DDIM, 1 = its SDE")
+    p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
+    p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
+
+    p = command("pretrain", _pretrain, "train the embedded world's own models from its artwork")
+    parts = ["autoencoder", "model", "rewards", "encoder", "probe"]
+    p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
+    p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
+    p.add_argument("--out", type=Path, help="weights folder; default the package's own")
+    p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"drift: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = "; go on with --resume" if args.command == "train" else ""
+        print(f"\ndrift: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    return 0

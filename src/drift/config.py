@@ -1,0 +1,265 @@
+"""What a run is: frozen, strictly validated, written whole beside the results.
+
+A recipe is YAML; `key.sub=value` overrides one field. `method` is a name, or `base:` a name with
+changes; `parts` gives settings that belong to a scale (a latent size, an encoder) by "slot.kind", for
+whichever method has that part.
+"""
+
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from drift.errors import UserError
+from drift.methods import METHODS
+from drift.methods.parts import Method
+
+RECIPES = Path(__file__).parent / "recipes"
+STRICT = ConfigDict(extra="forbid")
+
+
+def refuse(condition: bool, message: str) -> None:
+    if condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """The policy: a diffusers folder, hub id, or shipped part, and its LoRA on the attention."""
+
+    name: str = "menagerie/model"
+    lora_rank: int = 8  # Table 2
+    lora_alpha: int = 16  # Table 2
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        refuse(self.lora_rank < 1, f"lora_rank must be at least 1, got {self.lora_rank}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SamplingConfig:
+    """How rollouts are drawn: DDIM in its SDE form."""
+
+    steps: int = 50  # T, Table 2
+    eta: float = 1.0  # Table 2
+    guidance_scale: float = 5.0  # in sampling and in training, Table 2
+    prompts_per_epoch: int = 16
+    pool_size: int = 16  # C, candidates drawn per prompt: 2G
+    group_size: int = 8  # G, candidates kept per prompt
+    batch_size: int = 16  # images denoised at once
+
+    def __post_init__(self) -> None:
+        refuse(
+            self.group_size > self.pool_size,
+            f"group_size ({self.group_size}) is larger than pool_size ({self.pool_size})",
+        )
+        refuse(self.group_size < 2, f"group_size must be at least 2, got {self.group_size}")
+        refuse(not 0 < self.eta <= 1, f"eta must lie in (0, 1], got {self.eta}")
+        refuse(self.guidance_scale < 0, f"guidance_scale is negative: {self.guidance_scale}")
+        refuse(
+            min(self.steps, self.prompts_per_epoch, self.batch_size) < 1,
+            "steps, prompts_per_epoch and batch_size must be at least 1",
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimizerConfig:
+    """AdamW on the adapter's float32 weights."""
+
+    learning_rate: float = 1e-4  # Table 2
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 1e-4
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    updates_per_epoch: int = 4  # Table 2
+    micro_batch_size: int = 2  # (sample, step) pairs per backward pass
+
+    def __post_init__(self) -> None:
+        refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")
+        refuse(
+            min(self.updates_per_epoch, self.micro_batch_size) < 1,
+            "updates_per_epoch and micro_batch_size must be at least 1",
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluateConfig:
+    """How models are judged: the same prompts, seeds and sampler for every one."""
+
+    prompts: str = ""  # empty: the training prompts
+    images_per_prompt: int = 40
+    steps: int = 50
+    guidance_scale: float = 5.0
+    eta: float = 1.0
+    seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
+    rewards: tuple[str, ...] = ()  # empty: the training reward
+    encoders: tuple[str, ...] = ()  # empty: the training encoder
+    batch_size: int = 40
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    prompts: str  # a text file, one prompt a line, or the name of a shipped list
+    method: Method
+    reward: str
+    encoder: str = "dreamsim-tiny"  # measures, and under DRIFT rewards, intra-group diversity
+    output: str = "runs/run"
+    seed: int = 42  # Table 2
+    epochs: int = 100
+    checkpoint_every: int = 10  # epochs
+    threads: int = 0  # CPU threads; 0 leaves it to torch
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
+    method_name: str = ""  # what `method` was built from; for people, not read by the code
+
+    def __post_init__(self) -> None:
+        kept = self.sampling.prompts_per_epoch * self.sampling.group_size
+        refuse(
+            kept % self.optimizer.updates_per_epoch != 0,
+            f"the {kept} kept samples of an epoch do not divide into "
+            f"updates_per_epoch ({self.optimizer.updates_per_epoch})",
+        )
+        refuse(
+            min(self.epochs, self.checkpoint_every) < 1, "epochs and checkpoint_every: at least 1"
+        )
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`, key by key; a part of another kind replaces the old one whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            other_kind = value.get("kind", old.get("kind")) != old.get("kind")
+            merged[key] = value if other_kind else _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _resolve_method(raw: Any, parts: dict[str, dict]) -> tuple[str, dict[str, Any]]:
+    """Name and full slots of a method given as a name, or as `{base: name, slot: changes}`.
+
+    `parts` holds the scale's settings by "slot.kind"; what the method says itself goes before them.
+    """
+    changes: dict[str, Any] = {"base": raw} if isinstance(raw, str) else dict(raw or {})
+    name = changes.pop("base", "grpo")
+    if name not in METHODS:
+        raise UserError(f"method: there is no '{name}'; known are {', '.join(METHODS)}")
+    slots = _merge(asdict(METHODS[name]()), changes)
+    for slot, part in slots.items():
+        if isinstance(part, dict):
+            defaults = parts.get(f"{slot}.{part.get('kind')}", {})
+            slots[slot] = part | defaults | (changes.get(slot) or {})
+    return name, slots
+
+
+def _known_parts() -> set[str]:
+    """ "slot.kind" for every part of every slot."""
+    hints = get_type_hints(Method)
+    return {f"{slot}.{p.kind}" for slot, hint in hints.items() for p in get_args(hint) or (hint,)}
+
+
+def _parse_override(text: str) -> tuple[list[str], Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"'{text}' is not an override: write key=value or key.sub=value")
+    return path.split("."), yaml.safe_load(value) if value else ""
+
+
+def _apply(raw: dict, path: list[str], value: Any) -> None:
+    *parents, leaf = path
+    for parent in parents:
+        inner = raw.get(parent)
+        raw[parent] = (
+            {"base": inner} if parent == "method" and isinstance(inner, str) else inner or {}
+        )
+        raw = raw[parent]
+    if leaf == "method" and isinstance(raw.get("method"), dict) and isinstance(value, str):
+        raw["method"] = {**raw["method"], "base": value}
+    else:
+        raw[leaf] = value
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a mapping of fields")
+    return content
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
+    """A shipped recipe or a YAML file, with `key.sub=value` overrides, validated."""
+    path = RECIPES / f"{recipe}.yaml"
+    if not path.exists():
+        path = Path(recipe)
+    if not path.is_file():
+        raise UserError(f"there is no recipe '{recipe}'; shipped are {', '.join(recipe_names())}")
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply(raw, *_parse_override(override))
+    parts = raw.pop("parts", None) or {}
+    unknown = set(parts) - _known_parts()
+    if unknown:
+        raise UserError(f"parts: there is no part '{min(unknown)}'")
+    raw["method_name"], raw["method"] = _resolve_method(raw.get("method"), parts)
+    output = raw.get("output", "runs/{recipe}-{method}")
+    raw["output"] = str(output).format(recipe=path.stem, method=raw["method_name"])
+    return validate(raw, source=recipe)
+
+
+def validate(raw: dict, *, source: str) -> TrainConfig:
+    """Build a TrainConfig; every error at once, one line, named by field."""
+    try:
+        return TypeAdapter(TrainConfig).validate_python(raw)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field_path = ".".join(map(str, problem["loc"]))
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{field_path}: {message}" if field_path else message)
+        raise UserError(f"{source}: " + "; ".join(lines)) from error
+
+
+def load_run_config(run: Path) -> TrainConfig:
+    """The configuration a run folder was made with."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not a run folder: it has no config.yaml")
+    return validate(_read_yaml(run / "config.yaml"), source=str(run / "config.yaml"))
+
+
+def to_yaml(config: TrainConfig) -> str:
+    plain = TypeAdapter(TrainConfig).dump_python(config, mode="json")
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def read_prompts(name: str, *, field: str = "prompts") -> list[str]:
+    """The prompts of a text file (UTF-8, one a line, blank lines skipped) or of a shipped list."""
+    path = RECIPES / "prompts" / f"{name}.txt"
+    path = path if path.exists() else Path(name)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{field}: there is no prompt file or list '{name}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{field}: cannot read '{name}' as UTF-8 text: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{field}: the prompt file '{name}' is empty")
+    doubled = sorted({p for p in prompts if prompts.count(p) > 1})
+    if doubled:
+        raise UserError(f"{field}: '{name}' has '{doubled[0]}' more than once")
+    return prompts

@@ -1,0 +1,209 @@
+"""Judge the base model and checkpoints of a run on the same prompts, seeds and sampler.
+
+Pictures are rounded to 8 bits before anything is measured, so that every figure can be computed
+again from the stored `images.npz`.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from drift.checkpoint import LORA_FILE, Checkpoint
+from drift.config import EvaluateConfig, TrainConfig, read_prompts
+from drift.encoders import load_encoder
+from drift.errors import UserError
+from drift.hub import SHIPPED, locate
+from drift.menagerie.judge import animal_of
+from drift.menagerie.probe import load_probe
+from drift.methods.parts import CleanPrompt
+from drift.report import runs
+from drift.report.figures import Judges, Pixels, measure, measure_against
+from drift.report.sheets import contact_sheet, to_pixels, webp
+from drift.rewards import load_reward
+from drift.rollout import rollout
+from drift.types import PolicyModel
+
+PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
+
+
+def sample(model: PolicyModel, prompts: list[str], config: EvaluateConfig, title: str) -> Pixels:
+    """Image k of every prompt from seed `config.seed + k`, under the clean prompt."""
+    N = config.images_per_prompt
+    at_once, parts = max(1, config.batch_size // N), []
+    with tqdm(total=len(prompts) * N, desc=f"{title}: sampling", unit="image") as bar:
+        for p in range(0, len(prompts), at_once):
+            chunk = prompts[p : p + at_once]
+            drawn = rollout(
+                model,
+                chunk,
+                [[config.seed + k for k in range(N)]] * len(chunk),
+                steps=config.steps,
+                guidance_scale=config.guidance_scale,
+                eta=config.eta,
+                batch_size=config.batch_size,
+                conditioning=CleanPrompt(),
+            )
+            parts.append(to_pixels(drawn.images))
+            bar.update(len(chunk) * N)
+    return np.concatenate(parts)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key=value` (or `evaluation.key=value`) texts as values; commas part lists of names."""
+    changes = {}
+    for text in overrides:
+        key, equals, value = text.removeprefix("evaluation.").partition("=")
+        if not equals or not key:
+            raise UserError(f"'{text}' is not an override: write key=value")
+        parsed = yaml.safe_load(value) if value else ""
+        listed = key in ("rewards", "encoders") and isinstance(parsed, str)
+        changes[key] = [part for part in parsed.split(",") if part] if listed else parsed
+    return changes
+
+
+def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
+    """All that decides the figures besides the weights; equal settings are not evaluated twice."""
+    asked = config.evaluation
+    name = asked.prompts or config.prompts
+    if not name:
+        raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
+    prompts = read_prompts(name, field="evaluation.prompts")
+    if asked.images_per_prompt < 2:
+        raise UserError("evaluation.images_per_prompt: diversity compares at least 2 images")
+    rewards = asked.rewards or ((config.reward,) if config.reward else ())
+    return {
+        "prompts": prompts,
+        "images_per_prompt": asked.images_per_prompt,
+        "seed": asked.seed,
+        "steps": asked.steps,
+        "guidance_scale": asked.guidance_scale,
+        "eta": asked.eta,
+        "rewards": list(rewards),
+        "encoders": list(asked.encoders or (config.encoder,)),
+        "judge": probed and any(map(animal_of, prompts)),
+    }
+
+
+def _write(folder: Path, metrics: dict, pixels: Pixels, features: dict[str, Tensor]) -> None:
+    """All files of an evaluation under a temporary name, then under their own."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    np.savez_compressed(partial / "images.npz", images=pixels)
+    save_file({n: E.contiguous() for n, E in features.items()}, partial / "features.safetensors")
+    sheet = contact_sheet(pixels, metrics["settings"]["prompts"])
+    (partial / "sheet.webp").write_bytes(webp(sheet))
+    text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
+    (partial / "metrics.json").write_text(text, encoding="utf-8")
+    _put(partial, folder)
+
+
+def _put(partial: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _is_same(folder: Path, wanted: dict[str, Any]) -> bool:
+    found = runs.read_evaluation(folder)
+    return found is not None and all(found[key] == wanted[key] for key in wanted)
+
+
+def _share_base(base: Path, folder: Path, wanted: dict[str, Any]) -> None:
+    """Copy the base model's evaluation from another run, if of the same model and settings."""
+    source = runs.evaluation_folder(base, 0) if (base / "evaluations").is_dir() else base
+    found = runs.read_evaluation(source)
+    if found is None:
+        raise UserError(f"base: {base} holds no evaluation of a base model")
+    difference = runs.first_difference(found, wanted)
+    if difference or found["adapter"]:
+        raise UserError(f"base: {source} was evaluated differently: {difference or 'with a LoRA'}")
+    if source.resolve() == folder.resolve():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    _put(partial, folder)
+
+
+def evaluate(
+    target: Path,
+    *,
+    checkpoints: str = "last",
+    base: Path | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+) -> list[Path]:
+    """Evaluate a run's base model and chosen checkpoints, or a plain model; returns the folders.
+
+    `checkpoints`: all, last, base, or epochs ("20,40"). `base`: a run or evaluation folder whose
+    base evaluation is shared. A plain model's evaluation goes to `out`, default runs/<its name>.
+    """
+    config = runs.open_target(target, parse_overrides(overrides))
+    run = target if runs.is_run(target) else out or Path("runs") / target.name
+    chosen = runs.choose_checkpoints(run, checkpoints) if runs.is_run(target) else []
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model_folder, probe_folder = locate(config.model.name, field="model.name"), SHIPPED / "probe"
+    wanted = {
+        "settings": settings_of(config, probed=probe_folder.is_dir()),
+        "model": {"name": config.model.name, "sha256": runs.model_sha256(model_folder)},
+        "adapter": None,
+    }
+    base_folder = runs.evaluation_folder(run, 0)
+    if base is not None and not _is_same(base_folder, wanted):
+        _share_base(base, base_folder, wanted)
+
+    jobs: list[tuple[Path, Checkpoint | None, dict[str, Any]]] = [(base_folder, None, wanted)]
+    for checkpoint in chosen:
+        checksum = runs.sha256([checkpoint.folder / LORA_FILE])
+        adapter = {"epoch": checkpoint.epoch, "sha256": checksum}
+        folder = runs.evaluation_folder(run, checkpoint.epoch)
+        jobs.append((folder, checkpoint, wanted | {"adapter": adapter}))
+    todo = [job for job in jobs if not _is_same(job[0], job[2])]
+    for folder in [job[0] for job in jobs if job not in todo]:
+        tqdm.write(f"{folder} is complete already, with these settings")
+    if todo:
+        _work_through(todo, config, base_folder, probe_folder)
+    return [job[0] for job in jobs]
+
+
+def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_folder: Path) -> None:
+    """Sample, measure and write each job in turn; the base model's comes first, if at all."""
+    settings = todo[0][2]["settings"]
+    judges = Judges(
+        {name: load_reward(name) for name in settings["rewards"]},
+        {name: load_encoder(name) for name in settings["encoders"]},
+        load_probe(probe_folder) if settings["judge"] else None,
+    )
+    model = runs.load_policy(config, None)
+    for folder, checkpoint, wanted in todo:
+        start, title = time.perf_counter(), folder.name
+        if checkpoint is not None:
+            runs.put_adapter(model, config, checkpoint)
+        pixels = sample(model, settings["prompts"], config.evaluation, title)
+        probed = pixels.shape[2:4] == (64, 64)
+        seen = judges if probed else Judges(judges.rewards, judges.encoders, None)
+        figures, features = measure(pixels, settings["prompts"], seen, title)
+        reference = load_file(base_folder / "features.safetensors") if checkpoint else features
+        figures |= measure_against(features, reference)
+        metrics = {
+            "format": runs.FORMAT,
+            "step": checkpoint.epoch if checkpoint else 0,
+            **wanted,
+            "images": pixels.shape[0] * pixels.shape[1],
+            "seconds": round(time.perf_counter() - start, 1),
+            "packages": {name: version(name) for name in PACKAGES},
+            "figures": figures,
+        }
+        _write(folder, metrics, pixels, features)

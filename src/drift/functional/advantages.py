@@ -1,0 +1,38 @@
+"""Advantages from rewards (DRIFT, Section 3, Eq. 3, and Section 5.3, Eq. 14).
+
+Ours, where the paper is silent: std is the population std plus eps, and rewards that are all
+equal give exactly 0, since the rounding of their mean must not be amplified into a signal.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def group_advantages(rewards: Float[Tensor, "P G"], eps: float = 1e-6) -> Float[Tensor, "P G"]:
+    """Advantage within each prompt's group (GRPO; DRIFT, Eq. 3): (r - mean) / (std + eps)."""
+    return _standardise(rewards, eps)
+
+
+def batch_advantages(rewards: Float[Tensor, "P G"], eps: float = 1e-6) -> Float[Tensor, "P G"]:
+    """Advantage over the whole batch, prompts pooled (DDPO, Black et al., Section 4).
+
+    Unlike Eq. 3 it prefers easy prompts: a prompt that scores above the others is reinforced.
+    """
+    return _standardise(rewards.reshape(1, -1), eps).reshape(rewards.shape)
+
+
+def combine(
+    advantages: Float[Tensor, "P G"], intrinsic: Float[Tensor, "P G"], weight: float
+) -> Float[Tensor, "P G"]:
+    """Decoupled advantage (DRIFT, Eq. 14): A + lambda·A_int, each normalised by its own group.
+
+    Both arguments are `group_advantages` already: one of the reward, one of the clipped R_int.
+    """
+    return advantages + weight * intrinsic
+
+
+def _standardise(x: Float[Tensor, "P G"], eps: float) -> Float[Tensor, "P G"]:
+    if x.shape[1] < 2:
+        raise ValueError(f"an advantage compares at least 2 rewards, got {x.shape[1]}")
+    z = (x - x.mean(1, keepdim=True)) / (x.std(1, correction=0, keepdim=True) + eps)
+    return z.masked_fill((x == x[:, :1]).all(1, keepdim=True), 0.0)

@@ -1,0 +1,140 @@
+"""Stable Diffusion (v1.5, v2.1, the Menagerie's model): a UNet with cross-attention.
+
+LoRA sits on the UNet's attention; text encoder and autoencoder stay frozen. Nothing here has
+dropout, and the UNet stays in eval mode with gradients on.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.utils import logging
+from jaxtyping import Float, Int
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from torch.nn import Parameter
+
+from drift.errors import UserError
+from drift.functional.dynamics import guide, velocity_to_noise
+from drift.types import Schedule
+
+
+logging.disable_progress_bar()  # of loading: a run has one bar, its own
+
+
+class StableDiffusion:
+    """A PolicyModel over a diffusers StableDiffusionPipeline, in float32."""
+
+    def __init__(self, folder: Path):
+        try:
+            self.pipe = StableDiffusionPipeline.from_pretrained(
+                folder, safety_checker=None, requires_safety_checker=False
+            ).to(torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
+        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
+        for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
+            part.eval().requires_grad_(False)
+        self.pipe.unet.to(memory_format=torch.channels_last)
+        self.pipe.vae.to(memory_format=torch.channels_last)
+        self.empty_prompt = self.encode_prompts([""])
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        unet = self.pipe.unet.config
+        return unet.in_channels, unet.sample_size, unet.sample_size
+
+    # --- the adapter ---
+
+    def add_adapter(self, rank: int, alpha: int, target_modules: Sequence[str], seed: int) -> None:
+        """A fresh LoRA on the UNet; it changes nothing until it is trained (B starts at 0)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.pipe.unet.add_adapter(
+                LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
+            )
+
+    def trainable_parameters(self) -> list[Parameter]:
+        return [p for p in self.pipe.unet.parameters() if p.requires_grad]
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write `pytorch_lora_weights.safetensors`, which plain diffusers loads."""
+        config = self.pipe.unet.peft_config["default"]
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=get_peft_model_state_dict(self.pipe.unet),
+            unet_lora_adapter_metadata=config.to_dict(),
+        )
+
+    def load_adapter(self, folder: Path) -> None:
+        """Put saved LoRA weights into the adapter made by `add_adapter`."""
+        state, _ = StableDiffusionPipeline.lora_state_dict(folder)
+        weights = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
+        result = set_peft_model_state_dict(self.pipe.unet, weights)
+        if result.unexpected_keys:
+            raise UserError(f"{folder}: unexpected LoRA weight '{result.unexpected_keys[0]}'")
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The frozen base model: the adapter switched off."""
+        self.pipe.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self.pipe.unet.enable_adapters()
+
+    # --- PolicyModel ---
+
+    def schedule(self, steps: int) -> Schedule:
+        """Times and cumulative alphas exactly as diffusers' DDIMScheduler steps through them."""
+        scheduler = self.pipe.scheduler
+        scheduler.set_timesteps(steps)
+        times, total = scheduler.timesteps.long(), scheduler.config.num_train_timesteps
+        previous = times - total // steps
+        inside = scheduler.alphas_cumprod[previous.clamp(min=0)]
+        next_alphas = torch.where(previous >= 0, inside, scheduler.final_alpha_cumprod)
+        if not torch.equal(scheduler.alphas_cumprod[times[1:]], next_alphas[:-1]):
+            raise UserError(f"sampling.steps: {steps} steps do not divide the {total} of training")
+        alphas = torch.cat([scheduler.alphas_cumprod[times[:1]], next_alphas])
+        return Schedule(timesteps=times, alphas=alphas, fractions=times / total)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
+        tokens = self.pipe.tokenizer(
+            list(prompts), padding="max_length", truncation=True, return_tensors="pt"
+        )
+        return self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device)).last_hidden_state
+
+    def predict_noise(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        timesteps: Int[Tensor, "B"],
+        prompt_embeds: Float[Tensor, "B L D"],
+        guidance_scale: float,
+    ) -> Float[Tensor, "B c h w"]:
+        """Guided noise prediction; a guidance scale of 1 skips the unconditional pass."""
+        guided = guidance_scale != 1.0
+        x, t, embeds = latents, timesteps, prompt_embeds
+        if guided:
+            empty = self.empty_prompt.expand_as(embeds)
+            x, t, embeds = torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, embeds])
+        x = x.contiguous(memory_format=torch.channels_last)
+        predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
+        if guided:
+            predicted = guide(*predicted.chunk(2), guidance_scale)
+        if self.pipe.scheduler.config.prediction_type == "v_prediction":
+            alphas = self.pipe.scheduler.alphas_cumprod[timesteps]
+            predicted = velocity_to_noise(latents, predicted, alphas)
+        return predicted
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Images in [0, 1]."""
+        scaled = latents / self.pipe.vae.config.scaling_factor
+        decoded = self.pipe.vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()

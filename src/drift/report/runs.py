@@ -1,0 +1,149 @@
+"""Read what lies in a run folder: its checkpoints, its evaluations, the course of its training."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from tqdm import tqdm
+
+from drift.checkpoint import Checkpoint, list_checkpoints
+from drift.config import TrainConfig, load_run_config, validate
+from drift.errors import UserError
+from drift.models import load_model
+
+FORMAT = 1  # of metrics.json; an evaluation of another format is done again
+
+
+def is_run(target: Path) -> bool:
+    return (target / "config.yaml").is_file()
+
+
+def choose_checkpoints(run: Path, which: str) -> list[Checkpoint]:
+    """'all', 'last', 'base' (none), or epochs such as '20,40' (0 is the base model, so none)."""
+    valid, damaged = list_checkpoints(run)
+    for line in damaged:
+        tqdm.write(f"skipped {line}")
+    if which == "base":
+        return []
+    if which in ("all", "last"):
+        if not valid:
+            raise UserError(f"{run} has no complete checkpoint yet")
+        return valid if which == "all" else valid[-1:]
+    try:
+        epochs = sorted({int(part) for part in which.split(",")})
+    except ValueError:
+        raise UserError(f"checkpoints: '{which}' is not all, last, base, or epochs") from None
+    known = {checkpoint.epoch: checkpoint for checkpoint in valid}
+    missing = [epoch for epoch in epochs if epoch and epoch not in known]
+    if missing:
+        listed = ", ".join(map(str, known)) or "none"
+        raise UserError(f"checkpoints: {run} has none of epoch {missing[0]}; it has {listed}")
+    return [known[epoch] for epoch in epochs if epoch]
+
+
+def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:
+    """The configuration of a run, or one around a plain model; changes are to its `evaluation`."""
+    if is_run(target):
+        raw = TypeAdapter(TrainConfig).dump_python(load_run_config(target), mode="json")
+    else:
+        raw = {"prompts": "", "reward": "", "method": {}, "model": {"name": str(target)}}
+    raw["evaluation"] = {**raw.get("evaluation", {}), **changes}
+    return validate(raw, source="evaluation")
+
+
+def load_policy(config: TrainConfig, checkpoint: Checkpoint | None):
+    """The model, with a checkpoint's adapter on it if there is one."""
+    model = load_model(config.model.name)
+    if checkpoint is not None:
+        put_adapter(model, config, checkpoint)
+    return model
+
+
+def put_adapter(model, config: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights on the model, in place of another's if it has one."""
+    adapter = config.model
+    if not model.trainable_parameters():
+        model.add_adapter(
+            adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
+        )
+    model.load_adapter(checkpoint.folder)
+
+
+def sha256(paths: list[Path]) -> str:
+    """One checksum over files, by name and content, in order of their paths."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()
+
+
+def model_sha256(folder: Path) -> str:
+    """Checksum of a diffusers folder: its index and every file of the parts that this names."""
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [name for name in index if not name.startswith("_")]
+    files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
+    return sha256([folder / "model_index.json", *files])
+
+
+def evaluation_folder(run: Path, step: int) -> Path:
+    return run / "evaluations" / f"step-{step:06d}"
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """The metrics of a complete evaluation of the present format; None if there is none."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return metrics if metrics.get("format") == FORMAT else None
+
+
+def list_evaluations(run: Path) -> dict[int, dict[str, Any]]:
+    """Step -> metrics of every complete evaluation of a run, in order."""
+    folders = sorted((run / "evaluations").glob("step-*"))
+    read = [metrics for folder in folders if (metrics := read_evaluation(folder))]
+    return {metrics["step"]: metrics for metrics in read}
+
+
+def first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+    """Name and values of the first setting in which two evaluations differ, in one short line."""
+    one, two = ours["settings"], theirs["settings"]
+    for key in {**one, **two}:
+        if one.get(key) != two.get(key):
+            return f"{key} ({_shorten(one.get(key))} and {_shorten(two.get(key))})"
+    if ours["model"]["sha256"] != theirs["model"]["sha256"]:
+        return f"base model ({ours['model']['name']} and {theirs['model']['name']}: other weights)"
+    return None
+
+
+def _shorten(value: Any, length: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def read_training(run: Path) -> list[dict[str, float]]:
+    """One point per epoch: images sampled, reward, diversity, and seconds spent so far.
+
+    A last line that was cut off while being written is left out.
+    """
+    path = run / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    epochs = {line["epoch"]: line for line in map(json.loads, whole)}
+    points, seconds = [], 0.0
+    for line in epochs.values():
+        spent = line["seconds"]
+        seconds += sum(spent.values()) if isinstance(spent, dict) else spent
+        points.append(
+            {
+                "images": line["images_sampled"],
+                "reward": line["reward_mean"],
+                "diversity": line["diversity"],
+                "seconds": seconds,
+            }
+        )
+    return points

@@ -1,0 +1,70 @@
+"""Contact sheets: many small pictures in one, for the eye.
+
+Pictures are uint8 arrays "... H W 3", as evaluations store them.
+"""
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GAP = 4  # pixels between pictures
+TILE = 128  # pixels; larger pictures are made smaller
+LARGEST_SIDE = 16_000  # pixels; WebP's own limit is 16,383
+
+
+def to_pixels(images: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch H W 3"]:
+    """Images in [0, 1] as pixels, rounded as diffusers rounds them."""
+    return (images.movedim(-3, -1).cpu().numpy() * 255).round().astype(np.uint8)
+
+
+def block(images: UInt8[np.ndarray, "N H W 3"], columns: int, tile: int) -> Image.Image:
+    """Pictures in reading order, `columns` to a row, each fitted to `tile` pixels a side."""
+    rows = -(-len(images) // columns)
+    pitch = tile + GAP
+    sheet = Image.new("RGB", (columns * pitch - GAP, rows * pitch - GAP), "white")
+    for k, pixels in enumerate(images):
+        picture = Image.fromarray(pixels)
+        if picture.size != (tile, tile):
+            picture = picture.resize((tile, tile), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (k % columns * pitch, k // columns * pitch))
+    return sheet
+
+
+def _fitting(text: str, font, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def contact_sheet(
+    images: UInt8[np.ndarray, "P N H W 3"], labels: list[str], columns: int = 8
+) -> Image.Image:
+    """One row for each label, with the first `columns` of its pictures."""
+    shown = images[:, :columns]
+    P, N, H, W, _ = shown.shape
+    tile = min(TILE, max(H, W), LARGEST_SIDE // P - GAP)
+    margin, pitch = 160, tile + GAP
+    sheet = Image.new("RGB", (margin + N * pitch, P * pitch), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=max(8, min(14, tile // 2)))
+    for p, label in enumerate(labels):
+        text = _fitting(" ".join(label.split()), font, margin - 16)
+        draw.text((8, p * pitch + tile / 2), text, fill="black", font=font, anchor="lm")
+        sheet.paste(block(shown[p], N, tile), (margin, p * pitch))
+    return sheet
+
+
+def webp(image: Image.Image, quality: int = 85) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=6)
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")

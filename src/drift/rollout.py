@@ -1,0 +1,77 @@
+"""The only denoising loop."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drift.functional.dynamics import ddim_step, gaussian_log_prob
+from drift.functional.noise import trajectory_noise
+from drift.methods.parts import CleanPrompt, NoisedPrompt
+from drift.types import PolicyModel, Rollout
+
+
+@torch.no_grad()
+def denoise(
+    model: PolicyModel,
+    prompt_embeds: Float[Tensor, "B L D"],
+    seeds: list[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    eta: float,
+    conditioning: CleanPrompt | NoisedPrompt,
+) -> tuple[Float[Tensor, "B {steps}+1 c h w"], Float[Tensor, "B {steps}"]]:
+    """DDIM in its SDE form: every state of each trajectory, and the log-probability of each step.
+
+    At eta = 0 the steps are deterministic and have no log-probability: it is returned as 0.
+    """
+    schedule = model.schedule(steps)
+    noise = trajectory_noise(seeds, model.latent_shape, steps).to(prompt_embeds.device)
+    latents, log_probs = [noise[0]], []
+    for k in range(steps):
+        x, batch = latents[-1], len(seeds)
+        fractions = schedule.fractions[k].expand(batch)
+        embeds = conditioning(prompt_embeds, fractions, seeds, [k] * batch)
+        t = schedule.timesteps[k].expand(batch)
+        noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
+        mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.alphas[k + 1], eta)
+        latents.append(mean + std * noise[k + 1])
+        log_probs.append(gaussian_log_prob(latents[-1], mean, std) if eta else x.new_zeros(batch))
+    return torch.stack(latents, 1), torch.stack(log_probs, 1)
+
+
+def rollout(
+    model: PolicyModel,
+    prompts: Sequence[str],
+    seeds: list[list[int]],
+    *,
+    steps: int,
+    guidance_scale: float,
+    eta: float,
+    batch_size: int,
+    conditioning: CleanPrompt | NoisedPrompt,
+) -> Rollout:
+    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once."""
+    pool = len(seeds[0])
+    prompt_embeds = model.encode_prompts(prompts)
+    flat_seeds = [seed for row in seeds for seed in row]
+    flat_embeds = prompt_embeds.repeat_interleave(pool, 0)
+    parts = []
+    for i in range(0, len(flat_seeds), batch_size):
+        chunk = slice(i, i + batch_size)
+        latents, log_probs = denoise(
+            model,
+            flat_embeds[chunk],
+            flat_seeds[chunk],
+            steps=steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            conditioning=conditioning,
+        )
+        parts.append((latents, log_probs, model.decode(latents[:, -1])))
+    shape = (len(prompts), pool)
+    joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
+    latents, log_probs, images = joined
+    return Rollout(list(prompts), prompt_embeds, torch.tensor(seeds), log_probs, latents, images)

@@ -1,0 +1,51 @@
+"""What a run writes about itself: environment.json once, metrics.jsonl one line per update."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and revision: what someone needs to repeat the run."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "git": revision.stdout.strip() or None,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def truncate_metrics(run: Path, epochs: int) -> None:
+    """Keep the lines of finished `epochs` only: a resumed run writes the later ones again."""
+    kept = [line for line in read_metrics(run) if line["epoch"] <= epochs]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    partial = run / "metrics.jsonl.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(run / "metrics.jsonl")

@@ -1,0 +1,104 @@
+"""What travels between the rooms, and the three Protocols where foreign weights meet our code.
+
+Axis legend, used in every signature:
+    P prompts        C candidates of a prompt      G kept group (G <= C)     N images, any order
+    B batch rows     T denoising steps             D feature width           L tokens
+    H W height and width; latents are "B c h w" with c latent channels
+
+Way of the data: prompts -> rollout -> scoring -> selection -> shaping -> advantages -> update.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The sampler's discrete times, noisiest first, in float32.
+
+    `alphas[k]` is the cumulative alpha at `timesteps[k]`, `alphas[k + 1]` the one stepped to; the
+    last entry is the scheduler's final alpha. `fractions` are times in [0, 1], 1 = pure noise.
+    """
+
+    timesteps: Int[Tensor, "T"]
+    alphas: Float[Tensor, "T+1"]
+    fractions: Float[Tensor, "T"]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """P prompts with C sampled trajectories each; filled by `rollout`, narrowed by selection.
+
+    `latents[:, :, k]` is the state before step k and `latents[:, :, k + 1]` the action taken there.
+    `seeds` name each trajectory's noise, so that its conditioning can be replayed exactly.
+    """
+
+    prompts: list[str]
+    prompt_embeds: Float[Tensor, "P L D"]
+    seeds: Int[Tensor, "P C"]
+    log_probs: Float[Tensor, "P C T"]
+    latents: Float[Tensor, "P C T+1 c h w"]
+    images: Float[Tensor, "P C 3 H W"]
+
+    def keep(self, chosen: Int[Tensor, "P G"]) -> "Rollout":
+        """The same prompts with only the chosen candidates."""
+        rows = chosen.new_tensor(range(len(chosen)))[:, None]
+        return Rollout(
+            self.prompts,
+            self.prompt_embeds,
+            self.seeds[rows, chosen],
+            self.log_probs[rows, chosen],
+            self.latents[rows, chosen],
+            self.images[rows, chosen],
+        )
+
+
+@runtime_checkable
+class PolicyModel(Protocol):
+    """A text-to-image diffusion model under fine-tuning. It never runs the denoising loop."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+
+    def schedule(self, steps: int) -> Schedule: ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]: ...
+
+    def predict_noise(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        timesteps: Int[Tensor, "B"],
+        prompt_embeds: Float[Tensor, "B L D"],
+        guidance_scale: float,
+    ) -> Float[Tensor, "B c h w"]: ...
+
+    def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]: ...
+
+    def trainable_parameters(self) -> list[Parameter]: ...
+
+    def reference(self) -> AbstractContextManager[None]: ...  # inside it, the frozen base model
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores image i against prompt i. Images are in [0, 1]; larger is better."""
+
+    def __call__(
+        self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]
+    ) -> Float[Tensor, "N"]: ...
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Features in which distance means perceptual difference. Images are in [0, 1]."""
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]: ...

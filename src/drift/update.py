@@ -1,0 +1,93 @@
+"""The only gradient loop: replay kept trajectories and take clipped policy-gradient steps."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from drift.config import TrainConfig
+from drift.functional.dynamics import ddim_step, gaussian_log_prob
+from drift.functional.noise import derive_seed
+from drift.functional.surrogate import approx_kl, clip_fraction
+from drift.types import PolicyModel, Rollout
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over the (sample, step) pairs of one optimizer step."""
+
+    loss: float
+    clip_fraction: float
+    approx_kl: float
+    max_ratio_error: float  # largest |ratio - 1|; 0 up to rounding before the first update
+    grad_norm: float
+    reference_kl: float
+
+
+def replay(
+    model: PolicyModel,
+    kept: Rollout,
+    prompt: Int[Tensor, "B"],
+    sample: Int[Tensor, "B"],
+    step: Int[Tensor, "B"],
+    config: TrainConfig,
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B c h w"], Float[Tensor, "B"]]:
+    """Log-probability, mean and std of the stored actions under the present policy."""
+    sampling, schedule = config.sampling, model.schedule(config.sampling.steps)
+    embeds = config.method.conditioning(
+        kept.prompt_embeds[prompt],
+        schedule.fractions[step],
+        kept.seeds[prompt, sample].tolist(),
+        step.tolist(),
+    )
+    x, action = kept.latents[prompt, sample, step], kept.latents[prompt, sample, step + 1]
+    noise_pred = model.predict_noise(x, schedule.timesteps[step], embeds, sampling.guidance_scale)
+    alphas = schedule.alphas
+    mean, std = ddim_step(x, noise_pred, alphas[step], alphas[step + 1], sampling.eta)
+    return gaussian_log_prob(action, mean, std), mean, std
+
+
+def update_policy(
+    model: PolicyModel,
+    optimizer: torch.optim.Optimizer,
+    kept: Rollout,
+    advantages: Float[Tensor, "P G"],
+    config: TrainConfig,
+    epoch: int,
+) -> list[UpdateStats]:
+    """One pass over the kept samples in `updates_per_epoch` optimizer steps, every step of each."""
+    P, G, T = kept.log_probs.shape
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -1))
+    order = torch.randperm(P * G, generator=generator)
+    chunks = order.chunk(config.optimizer.updates_per_epoch)
+    return [_one_update(model, optimizer, kept, advantages, config, chunk, T) for chunk in chunks]
+
+
+def _one_update(model, optimizer, kept, advantages, config, chunk, T) -> UpdateStats:
+    """Accumulate the gradient of all (sample, step) pairs of `chunk`, then step."""
+    method, G = config.method, advantages.shape[1]
+    pairs = torch.cartesian_prod(chunk, torch.arange(T))
+    totals, worst = torch.zeros(4), 0.0
+    for part in pairs.split(config.optimizer.micro_batch_size):
+        prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
+        log_prob, mean, std = replay(model, kept, prompt, sample, step, config)
+        old = kept.log_probs[prompt, sample, step]
+        loss = method.surrogate(log_prob, old, advantages[prompt, sample])
+        penalty = torch.zeros_like(loss)
+        if method.regulariser.weight:
+            with torch.no_grad(), model.reference():
+                _, reference_mean, _ = replay(model, kept, prompt, sample, step, config)
+            penalty = method.regulariser(mean, reference_mean, std)
+        share = len(part) / len(pairs)
+        ((loss + method.regulariser.weight * penalty).mean() * share).backward()
+        with torch.no_grad():
+            clipped = clip_fraction(log_prob, old, method.surrogate.clip_range)
+            measured = (loss.mean(), clipped, approx_kl(log_prob, old), penalty.mean())
+            totals += share * torch.stack(measured)
+            worst = max(worst, float(((log_prob - old).exp() - 1).abs().max()))
+    norm = nn.utils.clip_grad_norm_(model.trainable_parameters(), config.optimizer.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss, clipped, kl, reference_kl = totals.tolist()
+    return UpdateStats(loss, clipped, kl, worst, float(norm), reference_kl)

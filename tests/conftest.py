@@ -1,0 +1,107 @@
+"""Tiny stand-ins for real weights, built once per session: random, of the Menagerie's shapes.
+
+diffusers is imported where it is needed, so that tests without a model start fast.
+"""
+
+from pathlib import Path
+
+import pytest
+
+WIDTH = 32
+
+
+def tiny_scheduler(prediction_type: str):
+    """SD 1.5's settings for epsilon, the Menagerie's for v_prediction."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=prediction_type,
+        timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
+        steps_offset=0 if prediction_type == "v_prediction" else 1,
+    )
+
+
+def tiny_text_encoder(tokenizer):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from drift.menagerie.captions import MAX_TOKENS
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config).eval()
+
+
+def build_tiny_pipeline(folder: Path):
+    """UNet blocks (32, 64) on 16x8x8 latents, 64x64 pictures, the Menagerie's words."""
+    import torch
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+
+    from drift.menagerie.captions import build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(folder / "words")
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=16,
+        out_channels=16,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=tiny_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=tiny_scheduler("epsilon"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> dict[str, Path]:
+    """Prediction type ("epsilon", "v_prediction") -> a diffusers folder with the same weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    pipe = build_tiny_pipeline(folder)
+    folders = {}
+    for prediction_type in ("epsilon", "v_prediction"):
+        pipe.scheduler = tiny_scheduler(prediction_type)
+        folders[prediction_type] = folder / prediction_type
+        pipe.save_pretrained(folders[prediction_type])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_models) -> Path:
+    """A tiny random Stable Diffusion folder like the Menagerie's (v-prediction)."""
+    return tiny_models["v_prediction"]

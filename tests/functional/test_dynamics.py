@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.distributions import Normal
+
+from drift.functional.dynamics import ddim_step, gaussian_log_prob, guide, velocity_to_noise
+
+
+def test_ddim_step_by_hand():
+    x, eps = torch.tensor([[1.0]]), torch.tensor([[0.5]])
+    a_t, a_prev = torch.tensor(0.36), torch.tensor(0.64)
+    # x0 = (1 - 0.8·0.5) / 0.6 = 1. At eta 0: 0.8·1 + 0.6·0.5 = 1.1.
+    mean, std = ddim_step(x, eps, a_t, a_prev, eta=0.0)
+    torch.testing.assert_close(mean, torch.tensor([[1.1]]))
+    assert std == 0
+    # At eta 1: std^2 = 0.36/0.64 · (1 - 0.36/0.64) = 0.5625·0.4375 = 0.24609375;
+    # direction = sqrt(1 - 0.64 - 0.24609375) = 0.3375; mean = 0.8 + 0.3375·0.5 = 0.96875.
+    mean, std = ddim_step(x, eps, a_t, a_prev, eta=1.0)
+    torch.testing.assert_close(mean, torch.tensor([[0.96875]]))
+    torch.testing.assert_close(std, torch.tensor(0.24609375).sqrt())
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddim_step_equals_diffusers(prediction_type):
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type=prediction_type,
+    )
+    scheduler.set_timesteps(50)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 8, 8, generator=generator)
+    for t in scheduler.timesteps:
+        prediction, z = torch.randn(2, *x.shape, generator=generator)
+        previous = t - 1000 // 50
+        a_t = scheduler.alphas_cumprod[t]
+        a_prev = (
+            scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.alphas_cumprod[0]
+        )
+        noise_pred = (
+            velocity_to_noise(x, prediction, a_t) if prediction_type != "epsilon" else prediction
+        )
+        mean, std = ddim_step(x, noise_pred, a_t, a_prev, eta=1.0)
+        theirs = scheduler.step(prediction, t, x, eta=1.0, variance_noise=z).prev_sample
+        torch.testing.assert_close(mean + std * z, theirs, rtol=0, atol=1e-6)
+        x = theirs
+    assert 0.02 < std < 0.021  # the last step is still a policy
+
+
+def test_ddim_step_takes_one_time_per_sample():
+    x, eps = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    a_t, a_prev = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.6, 0.95])
+    mean, std = ddim_step(x, eps, a_t, a_prev, eta=1.0)
+    for i in range(3):
+        one_mean, one_std = ddim_step(x[i : i + 1], eps[i : i + 1], a_t[i], a_prev[i], eta=1.0)
+        torch.testing.assert_close(mean[i : i + 1], one_mean)
+        torch.testing.assert_close(std[i], one_std)
+
+
+def test_ddim_step_is_float32_whatever_the_network_returns():
+    x, eps = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    a_t, a_prev = torch.tensor(0.36), torch.tensor(0.64)
+    mean, std = ddim_step(x, eps, a_t, a_prev, eta=1.0)
+    assert mean.dtype == std.dtype == torch.float32
+    assert torch.equal(mean, ddim_step(x.float(), eps.float(), a_t, a_prev, eta=1.0)[0])
+
+
+def test_ddim_step_refuses_more_noise_than_ddpm():
+    one = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="eta=1.5"):
+        ddim_step(one, one, torch.tensor(0.36), torch.tensor(0.64), eta=1.5)
+
+
+def test_gaussian_log_prob_by_hand():
+    # Errors 2 and 0 at std 2: mean of -4/8 and 0 is -0.25; then -ln 2 - ln(2·pi)/2.
+    got = gaussian_log_prob(
+        torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]), torch.tensor(2.0)
+    )
+    expected = -0.25 - math.log(2) - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(got, torch.tensor([expected]))
+
+
+def test_gaussian_log_prob_is_the_mean_per_sample():
+    x, mean = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    std = torch.tensor([0.02, 0.5, 1.0])
+    expected = Normal(mean, std.view(3, 1, 1, 1)).log_prob(x).mean((1, 2, 3))
+    torch.testing.assert_close(gaussian_log_prob(x, mean, std), expected)
+
+
+def test_gaussian_log_prob_refuses_a_deterministic_step():
+    x = torch.zeros(2, 4)
+    with pytest.raises(ValueError, match="std=0"):
+        gaussian_log_prob(x, x, torch.tensor([1.0, 0.0]))
+    with pytest.raises(ValueError, match="std=nan"):
+        gaussian_log_prob(x, x, torch.tensor(torch.nan))
+
+
+def test_velocity_to_noise_by_hand():
+    # alpha 0.64, x0 = 1, eps = 0.5: x = 0.8 + 0.3 = 1.1 and v = 0.8·0.5 - 0.6·1 = -0.2.
+    got = velocity_to_noise(torch.tensor([[1.1]]), torch.tensor([[-0.2]]), torch.tensor([0.64]))
+    torch.testing.assert_close(got, torch.tensor([[0.5]]))
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (5.0, 11.0)])
+def test_guide(scale, expected):
+    got = guide(torch.tensor([[1.0]]), torch.tensor([[3.0]]), scale)  # 1 + scale·2
+    assert torch.equal(got, torch.tensor([[expected]]))

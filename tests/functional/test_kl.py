@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from drift.functional.kl import gaussian_kl
+
+
+def test_by_hand():
+    mean, ref = torch.tensor([[3.0, 1.0], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    # mean(4, 0) / (2·4) = 0.25; mean(0, 1) / (2·0.25) = 1
+    got = gaussian_kl(mean, ref, torch.tensor([2.0, 0.5]))
+    assert torch.equal(got, torch.tensor([0.25, 1.0]))
+
+
+def test_equals_torch_distributions():
+    mean, ref = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = kl_divergence(Normal(mean, 0.3), Normal(ref, 0.3)).mean((1, 2, 3))
+    torch.testing.assert_close(gaussian_kl(mean, ref, torch.tensor(0.3)), expected)
+
+
+def test_zero_at_the_reference():
+    mean = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(gaussian_kl(mean, mean, torch.tensor(0.1)), torch.zeros(2))
+
+
+def test_gradient_reaches_the_policy():
+    mean = torch.tensor([[3.0, 1.0]], requires_grad=True)
+    gaussian_kl(mean, torch.ones(1, 2), torch.tensor(2.0)).sum().backward()
+    # (m - m_ref) / (std^2 · elements) = (2, 0) / 8
+    torch.testing.assert_close(mean.grad, torch.tensor([[0.25, 0.0]]))
+
+
+def test_std_zero_is_refused():
+    with pytest.raises(ValueError, match="std=0"):
+        gaussian_kl(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor(0.0))

@@ -1,0 +1,171 @@
+"""Evaluations of a tiny real run: same seeds for all, complete or absent, never done twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from drift import evaluate as module
+from drift.checkpoint import save_checkpoint
+from drift.config import TrainConfig, to_yaml
+from drift.errors import UserError
+from drift.evaluate import evaluate
+from drift.functional.diversity import mean_pairwise_distance
+from drift.menagerie.probe import Probe
+from drift.methods import METHODS
+from drift.report import runs
+from drift.report.figures import measure_against, summarise
+
+PROMPTS = ["a fox", "a cat", "<script>alert(1)</script>"]
+QUICK = ["images_per_prompt=4", "steps=2", "guidance_scale=2", "seed=7"]
+
+
+def brightness(images, prompts):
+    return images.mean((1, 2, 3))
+
+
+def pooled(images):
+    return F.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+@pytest.fixture
+def judges(monkeypatch, tmp_path):
+    """A reward, an encoder and a random probe in place of trained ones."""
+    monkeypatch.setattr(module, "load_reward", lambda name: brightness)
+    monkeypatch.setattr(module, "load_encoder", lambda name: pooled)
+    torch.manual_seed(0)
+    probe = Probe((8, 8, 8, 8))
+    folder = tmp_path / "shipped" / "probe"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"widths": [8, 8, 8, 8]}')
+    save_file(probe.state_dict(), folder / "model.safetensors")
+    monkeypatch.setattr(module, "SHIPPED", folder.parent)
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    """A run of two checkpoints; the first one's LoRA is untouched, the second one's is not."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    config = TrainConfig(
+        prompts=str(tmp_path / "prompts.txt"),
+        method=METHODS["grpo"](),
+        reward="pickscore-tiny",
+        encoder="dreamsim-tiny",
+        model={"name": str(tiny_model)},
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(config))
+    model = runs.load_policy(config, None)
+    model.add_adapter(8, 16, config.model.target_modules, seed=0)
+    optimizer = torch.optim.AdamW(model.trainable_parameters())
+    for epoch in (20, 40):
+        save_checkpoint(folder, epoch, model, optimizer)
+        torch.manual_seed(epoch)
+        for p in model.trainable_parameters():
+            p.data += 0.2 * torch.randn(p.shape)
+    return folder
+
+
+def figures_of(folder):
+    return json.loads((folder / "metrics.json").read_text())["figures"]
+
+
+def test_a_run_is_judged_against_its_base(judges, run):
+    base, first, second = evaluate(run, checkpoints="all", overrides=QUICK)
+    assert [f.name for f in (base, first, second)] == ["step-000000", "step-000020", "step-000040"]
+    pixels = {f.name: np.load(f / "images.npz")["images"] for f in (base, first, second)}
+    assert pixels["step-000000"].shape == (3, 4, 64, 64, 3)
+    # An untrained LoRA is the base model; a trained one is not.
+    assert np.array_equal(pixels["step-000000"], pixels["step-000020"])
+    assert not np.array_equal(pixels["step-000000"], pixels["step-000040"])
+
+    figures = figures_of(second)
+    images = torch.from_numpy(pixels["step-000040"]).float() / 255
+    reward = figures["reward/pickscore-tiny"]
+    assert reward["mean"] == pytest.approx(images.mean().item(), abs=1e-5)
+    assert reward["per_prompt"] == pytest.approx(images.mean((1, 2, 3, 4)).tolist(), abs=1e-5)
+    assert reward["low"] <= reward["mean"] <= reward["high"]
+    features = load_file(second / "features.safetensors")["dreamsim-tiny"]
+    diversity = mean_pairwise_distance(features).mean().item()
+    assert figures["diversity/dreamsim-tiny"]["mean"] == pytest.approx(diversity, rel=1e-5)
+    assert figures_of(base)["recall/dreamsim-tiny"]["mean"] == 1
+    assert 0 <= figures["recall/dreamsim-tiny"]["mean"] <= 1
+    assert figures["vendi_all/dreamsim-tiny"]["low"] is None
+
+    # The Menagerie's figures are of the two animals; the third prompt names none.
+    assert figures["right_animal"]["per_prompt"][2] is None
+    assert figures["possible/pickscore"]["per_prompt"] == [6, 18, None]
+    assert "gold/hpsv2" not in figures  # nobody asked for that taste
+    with Image.open(second / "sheet.webp") as sheet:
+        assert sheet.height >= 3 * 64
+    metrics = json.loads((second / "metrics.json").read_text())
+    assert metrics["step"] == 40 and metrics["images"] == 12
+    assert metrics["settings"]["prompts"] == PROMPTS and metrics["settings"]["seed"] == 7
+    assert len(metrics["model"]["sha256"]) == len(metrics["adapter"]["sha256"]) == 64
+    assert not list((run / "evaluations").glob(".*"))
+
+
+def test_the_same_is_not_evaluated_twice(judges, run, capsys):
+    base, last = evaluate(run, overrides=QUICK)
+    written = (last / "metrics.json").stat().st_mtime_ns
+    assert evaluate(run, overrides=["evaluation.images_per_prompt=4", *QUICK[1:]]) == [base, last]
+    assert (last / "metrics.json").stat().st_mtime_ns == written
+    assert capsys.readouterr().out.count("is complete already") == 2
+
+    evaluate(run, overrides=[*QUICK, "seed=8"])  # other seeds are other pictures
+    assert json.loads((last / "metrics.json").read_text())["settings"]["seed"] == 8
+
+
+def test_the_batch_size_does_not_change_the_pictures(judges, run):
+    (base,) = evaluate(run, checkpoints="base", overrides=QUICK)
+    one = np.load(base / "images.npz")["images"].astype(int)
+    (base / "metrics.json").unlink()  # incomplete: done again
+    evaluate(run, checkpoints="base", overrides=[*QUICK, "batch_size=3"])
+    assert np.abs(np.load(base / "images.npz")["images"] - one).max() <= 1
+
+
+def test_a_base_evaluation_is_shared_if_it_is_the_same(judges, run, tiny_model, tmp_path):
+    prompts = f"prompts={tmp_path / 'prompts.txt'}"
+    shared = ["rewards=pickscore-tiny", "encoders=[dreamsim-tiny]", prompts, *QUICK]
+    (plain,) = evaluate(tiny_model, out=tmp_path / "plain", overrides=shared)
+    base, last = evaluate(run, base=tmp_path / "plain", overrides=QUICK)
+    assert (base / "metrics.json").read_bytes() == (plain / "metrics.json").read_bytes()
+    assert figures_of(last)["recall/dreamsim-tiny"]["mean"] <= 1
+    with pytest.raises(UserError, match=r"evaluated differently: steps \(2 and 3\)"):
+        evaluate(run, base=plain, overrides=[*QUICK, "steps=3"])
+
+
+def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
+    for arguments, message in [
+        ({"checkpoints": "30"}, "has none of epoch 30; it has 20, 40"),
+        ({"checkpoints": "newest"}, "'newest' is not all, last, base"),
+        ({"overrides": ["images=3"]}, "evaluation.images"),
+        ({"overrides": ["seed"]}, "'seed' is not an override"),
+        ({"overrides": ["images_per_prompt=1"]}, "images_per_prompt"),
+        ({"base": tmp_path}, "holds no evaluation"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            evaluate(run, **arguments)
+    with pytest.raises(UserError, match="prompts=FILE"):
+        evaluate(tiny_model, overrides=["rewards=pickscore-tiny"])
+
+
+def test_intervals_leave_out_prompts_without_a_figure():
+    summary = summarise(torch.tensor([1.0, torch.nan, 3.0]))
+    assert summary["mean"] == 2 and summary["stderr"] == pytest.approx(1)
+    assert summary["per_prompt"] == [1, None, 3]
+    assert (summary["low"], summary["high"]) == (1, 3)
+    assert summarise(torch.tensor([2.0]))["low"] is None
+    assert summarise(torch.tensor([torch.nan]))["mean"] is None
+
+
+def test_recall_needs_more_pictures_than_neighbours():
+    features = {"e": torch.rand(2, 5, 3)}
+    assert measure_against(features, features) == {}
+    features = {"e": torch.rand(2, 6, 3)}
+    assert measure_against(features, features)["recall/e"]["per_prompt"] == [1, 1]

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from drift.methods.parts import CleanPrompt, NoisedPrompt
+from drift.models import load_model
+from drift.rollout import rollout
+
+SETTINGS = {"steps": 4, "guidance_scale": 2.0, "eta": 1.0}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_model(str(tiny_model))
+
+
+def draw(model, seeds, batch_size=8, conditioning=CleanPrompt(), **changes):
+    prompts = ["a fox", "a bee"][: len(seeds)]
+    settings = SETTINGS | changes
+    return rollout(
+        model, prompts, seeds, batch_size=batch_size, conditioning=conditioning, **settings
+    )
+
+
+def test_shapes_and_range(model):
+    out = draw(model, [[1, 2, 3], [4, 5, 6]])
+    assert out.latents.shape == (2, 3, 5, 16, 8, 8)
+    assert out.log_probs.shape == (2, 3, 4)
+    assert out.images.shape == (2, 3, 3, 64, 64)
+    assert out.images.min() >= 0
+    assert out.images.max() <= 1
+
+
+@pytest.mark.parametrize("conditioning", [CleanPrompt(), NoisedPrompt()])
+def test_a_sample_does_not_depend_on_its_batch(model, conditioning):
+    together = draw(model, [[1, 2, 3], [4, 5, 6]], conditioning=conditioning)
+    alone = draw(model, [[1, 2, 3], [4, 5, 6]], batch_size=1, conditioning=conditioning)
+    torch.testing.assert_close(together.latents, alone.latents, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.log_probs, alone.log_probs, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_seeds_equal_samples(model):
+    out = draw(model, [[7, 7, 8]])
+    again = draw(model, [[7, 7, 8]])
+    assert torch.equal(out.latents, again.latents)
+    torch.testing.assert_close(out.images[0, 0], out.images[0, 1])
+    assert (out.images[0, 0] - out.images[0, 2]).abs().max() > 0.01
+
+
+def test_the_prompts_noise_changes_the_sample_and_repeats(model):
+    clean = draw(model, [[1, 2]])
+    noisy = draw(model, [[1, 2]], conditioning=NoisedPrompt())
+    again = draw(model, [[1, 2]], conditioning=NoisedPrompt())
+    assert not torch.equal(clean.latents, noisy.latents)
+    assert torch.equal(noisy.latents, again.latents)
+
+
+def test_eta_zero_is_deterministic_and_has_no_log_probability(model):
+    out = draw(model, [[1]], eta=0.0)
+    assert (out.log_probs == 0).all()
+
+
+def test_keeping_candidates_keeps_their_whole_rows(model):
+    out = draw(model, [[1, 2, 3], [4, 5, 6]])
+    kept = out.keep(torch.tensor([[0, 2], [1, 2]]))
+    assert kept.seeds.tolist() == [[1, 3], [5, 6]]
+    assert torch.equal(kept.latents[1, 0], out.latents[1, 1])
+    assert torch.equal(kept.images[0, 1], out.images[0, 2])
+    assert torch.equal(kept.log_probs[1, 1], out.log_probs[1, 2])
