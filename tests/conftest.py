@@ -22,7 +22,7 @@ def tiny_scheduler(prediction_type: str):
         set_alpha_to_one=False,
         prediction_type=prediction_type,
         timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
-        steps_offset=0 if prediction_type == "v_prediction" else 1,
+        steps_offset=1,
     )
 
 

@@ -132,7 +132,9 @@ def test_the_batch_size_does_not_change_the_pictures(judges, run):
 def test_a_base_evaluation_is_shared_if_it_is_the_same(judges, run, tiny_model, tmp_path):
     prompts = f"prompts={tmp_path / 'prompts.txt'}"
     shared = ["rewards=pickscore-tiny", "encoders=[dreamsim-tiny]", prompts, *QUICK]
-    (plain,) = evaluate(tiny_model, out=tmp_path / "plain", overrides=shared)
+    alias = tmp_path / "another-name"
+    alias.symlink_to(tiny_model)
+    (plain,) = evaluate(alias, out=tmp_path / "plain", overrides=shared)
     base, last = evaluate(run, base=tmp_path / "plain", overrides=QUICK)
     assert (base / "metrics.json").read_bytes() == (plain / "metrics.json").read_bytes()
     assert figures_of(last)["recall/dreamsim-tiny"]["mean"] <= 1
@@ -146,7 +148,9 @@ def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
         ({"checkpoints": "newest"}, "'newest' is not all, last, base"),
         ({"overrides": ["images=3"]}, "evaluation.images"),
         ({"overrides": ["seed"]}, "'seed' is not an override"),
-        ({"overrides": ["images_per_prompt=1"]}, "images_per_prompt"),
+        ({"overrides": ["images_per_prompt=1"]}, "images_per_prompt: 1 will not do"),
+        ({"overrides": ["eta=1.5"]}, "evaluation.eta: 1.5 will not do"),
+        ({"overrides": ["steps=0"]}, "evaluation.steps: 0 will not do"),
         ({"base": tmp_path}, "holds no evaluation"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -5,6 +5,7 @@ from drift.methods.parts import CleanPrompt, NoisedPrompt
 from drift.models import load_model
 from drift.rollout import rollout
 
+CLEAN = CleanPrompt()
 SETTINGS = {"steps": 4, "guidance_scale": 2.0, "eta": 1.0}
 
 
@@ -13,7 +14,7 @@ def model(tiny_model):
     return load_model(str(tiny_model))
 
 
-def draw(model, seeds, batch_size=8, conditioning=CleanPrompt(), **changes):
+def draw(model, seeds, batch_size=8, conditioning=CLEAN, **changes):
     prompts = ["a fox", "a bee"][: len(seeds)]
     settings = SETTINGS | changes
     return rollout(

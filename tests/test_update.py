@@ -11,14 +11,18 @@ from drift.rollout import rollout
 from drift.update import update_policy
 
 PROMPTS = ["a fox", "a bee"]
+SMALL = [
+    "method=grpo",
+    "sampling.steps=4",
+    "sampling.group_size=4",
+    "sampling.pool_size=4",
+    "sampling.prompts_per_epoch=2",
+    "optimizer.updates_per_epoch=2",
+]
 
 
 def settings(**changes):
-    config = load_recipe(
-        "menagerie",
-        ["method=grpo", "sampling.steps=4", "sampling.group_size=4", "sampling.pool_size=4"]
-        + ["sampling.prompts_per_epoch=2", "optimizer.updates_per_epoch=2"],
-    )
+    config = load_recipe("menagerie", SMALL)
     method = replace(config.method, **changes.pop("method", {}))
     return replace(config, method=method, optimizer=replace(config.optimizer, **changes))
 

@@ -1,6 +1,7 @@
-"""The command line. Every command ends by naming what it wrote; bad input is one line, exit code 2."""
+"""The command line. A command ends by naming what it wrote; bad input is one line, exit code 2."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -126,8 +127,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before or after options, which argparse alone refuses."""
+    parser = _parser()
+    args, later = parser.parse_known_args(argv)
+    if any(text.startswith("-") or not hasattr(args, "overrides") for text in later):
+        parser.error(f"unrecognized arguments: {' '.join(later)}")
+    if later:
+        args.overrides += later
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision; we do not
     try:
         args.run(args)
     except UserError as error:

@@ -1,8 +1,8 @@
 """What a run is: frozen, strictly validated, written whole beside the results.
 
 A recipe is YAML; `key.sub=value` overrides one field. `method` is a name, or `base:` a name with
-changes; `parts` gives settings that belong to a scale (a latent size, an encoder) by "slot.kind", for
-whichever method has that part.
+changes; `parts` gives settings that belong to a scale (a latent size, an encoder) by "slot.kind",
+for whichever method has that part.
 """
 
 from dataclasses import asdict, field
@@ -103,6 +103,8 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
+    """A training run, whole."""
+
     prompts: str  # a text file, one prompt a line, or the name of a shipped list
     method: Method
     reward: str

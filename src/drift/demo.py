@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -15,35 +16,39 @@ from drift.tracking import read_metrics
 METHODS = ("grpo", "drift")
 
 
-def _drift(run_log: Path, *arguments: str) -> subprocess.Popen:
-    """Start `drift ARGUMENTS` as a process of its own, its output in a file."""
-    run_log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "drift", *arguments]
-    with run_log.open("w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+def _run(
+    out: Path, commands: dict[str, list[str]], watch: Callable[[], None] | None = None
+) -> None:
+    """Run `drift ARGUMENTS` in a process each, its output in `out/NAME.log`, all at the same time.
 
-
-def _wait(processes: dict[Path, subprocess.Popen], watch=lambda: None) -> None:
-    """Wait for all; the first that fails ends the others and names its last line."""
+    The first that fails ends the others, and its last line is the error.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    processes: dict[str, subprocess.Popen] = {}
     try:
-        while any(process.poll() is None for process in processes.values()):
-            watch()
-            if any(process.poll() for process in processes.values()):
+        for name, arguments in commands.items():
+            with (out / f"{name}.log").open("w") as log:
+                command = [sys.executable, "-m", "drift", *arguments]
+                processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        while any(p.poll() is None for p in processes.values()):
+            if any(p.poll() for p in processes.values()):
                 break
             time.sleep(0.5)
-        watch()
+            if watch:
+                watch()
     finally:
         for process in processes.values():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    for log, process in processes.items():
-        if process.returncode:
+    for name, process in processes.items():
+        if process.returncode > 0:
+            log = out / f"{name}.log"
             lines = log.read_text().strip().splitlines() or ["no output"]
-            raise UserError(f"{' '.join(process.args[2:])} failed: {lines[-1]} (see {log})")
+            raise UserError(f"{name} failed: {lines[-1]} (see {log})")
 
 
-def _watcher(runs: dict[str, Path], epochs: int):
+def _watcher(runs: dict[str, Path], epochs: int) -> Callable[[], None]:
     """Progress bars, one a run, fed from its metrics.jsonl."""
     bars = {
         name: tqdm(total=epochs, desc=name, position=row, unit="epoch")
@@ -52,57 +57,50 @@ def _watcher(runs: dict[str, Path], epochs: int):
 
     def watch() -> None:
         for name, run in runs.items():
-            lines = read_metrics(run)
-            if lines and lines[-1]["epoch"] > bars[name].n:
+            lines, bar = read_metrics(run), bars[name]
+            if lines and lines[-1]["epoch"] > bar.n:
                 last = lines[-1]
-                bars[name].set_postfix(
+                bar.set_postfix(
                     reward=f"{last['reward_mean']:.3f}", diversity=f"{last['diversity']:.3f}"
                 )
-                bars[name].update(last["epoch"] - bars[name].n)
+                bar.update(last["epoch"] - bar.n)
+                if bar.n == epochs:
+                    bar.close()
 
-    return watch, bars
+    return watch
 
 
 def demo(out: Path | None, overrides: list[str]) -> Path:
-    """Train both, evaluate base and both on held-out prompts and seeds; returns the page."""
+    """Train both, judge base and both on held-out prompts and seeds; returns the page."""
     out = out or Path("runs") / datetime.now().strftime("demo-%Y%m%d-%H%M%S")
     if out.exists():
         raise UserError(f"out: {out} exists already; name another folder")
-    runs = {method: out / method for method in METHODS}
     settings = ["threads=1", *overrides]
-    epochs = {
-        method: load_recipe("menagerie", [*settings, f"method={method}"]).epochs
-        for method in METHODS
+    epochs = load_recipe("menagerie", settings).epochs
+    runs = {method: out / method for method in METHODS}
+    start = time.perf_counter()
+
+    print("1/3  fine-tuning the same model by GRPO and by DRIFT, one core each", flush=True)
+    train = {
+        f"{method}-train": [
+            *("train", "menagerie", "--quiet"),
+            *(f"method={method}", f"output={run}"),
+            *settings,
+        ]
+        for method, run in runs.items()
     }
-    print("1/3  fine-tuning the same model by GRPO and by DRIFT, one core each")
-    watch, bars = _watcher(runs, max(epochs.values()))
-    _wait(
-        {
-            out / f"{method}-train.log": _drift(
-                out / f"{method}-train.log",
-                *("train", "menagerie", f"method={method}", f"output={run}", "--quiet"),
-                *settings,
-            )
-            for method, run in runs.items()
-        },
-        watch,
-    )
-    for bar in bars.values():
-        bar.close()
+    _run(out, train, _watcher(runs, epochs))
 
-    print("2/3  judging base, GRPO and DRIFT on animals and seeds not trained on")
-    base = runs["grpo"] / "evaluations" / "step-000000"
-    log = out / "base-evaluate.log"
-    _wait({log: _drift(log, "evaluate", str(runs["grpo"]), "--checkpoints", "base")})
-    logs = {method: out / f"{method}-evaluate.log" for method in METHODS}
-    _wait(
-        {
-            logs[method]: _drift(logs[method], "evaluate", str(run), "--base", str(base))
-            for method, run in runs.items()
-        }
-    )
+    print("2/3  judging base, GRPO and DRIFT on animals and seeds not trained on", flush=True)
+    first = str(runs["grpo"])
+    _run(out, {"base-evaluate": ["evaluate", first, "--checkpoints", "base"]})
+    judge = {
+        f"{method}-evaluate": ["evaluate", str(run), "--checkpoints", "all", "--base", first]
+        for method, run in runs.items()
+    }
+    _run(out, judge)
 
-    print("3/3  writing the page")
-    log = out / "compare.log"
-    _wait({log: _drift(log, "compare", *map(str, runs.values()), "--out", str(out))})
+    print("3/3  writing the page", flush=True)
+    _run(out, {"compare": ["compare", *map(str, runs.values()), "--out", str(out)]})
+    print(f"done in {(time.perf_counter() - start) / 60:.1f} minutes")
     return out / "report.html"

@@ -72,6 +72,20 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+def _check(asked: EvaluateConfig) -> None:
+    """Refuse what would fail only after the first pictures are drawn."""
+    for field, fine, rule in [
+        ("images_per_prompt", asked.images_per_prompt >= 2, "diversity compares at least 2"),
+        ("steps", asked.steps >= 1, "at least 1"),
+        ("batch_size", asked.batch_size >= 1, "at least 1"),
+        ("eta", 0 <= asked.eta <= 1, "in [0, 1]"),
+        ("guidance_scale", asked.guidance_scale >= 0, "not negative"),
+        ("seed", asked.seed >= 0, "not negative"),
+    ]:
+        if not fine:
+            raise UserError(f"evaluation.{field}: {getattr(asked, field)} will not do: {rule}")
+
+
 def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     """All that decides the figures besides the weights; equal settings are not evaluated twice."""
     asked = config.evaluation
@@ -79,8 +93,7 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     if not name:
         raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
     prompts = read_prompts(name, field="evaluation.prompts")
-    if asked.images_per_prompt < 2:
-        raise UserError("evaluation.images_per_prompt: diversity compares at least 2 images")
+    _check(asked)
     rewards = asked.rewards or ((config.reward,) if config.reward else ())
     return {
         "prompts": prompts,
@@ -115,8 +128,11 @@ def _put(partial: Path, folder: Path) -> None:
 
 
 def _is_same(folder: Path, wanted: dict[str, Any]) -> bool:
+    """Whether the folder holds a complete evaluation of these settings and these very weights."""
     found = runs.read_evaluation(folder)
-    return found is not None and all(found[key] == wanted[key] for key in wanted)
+    if found is None or found["adapter"] != wanted["adapter"]:
+        return False
+    return runs.first_difference(found, wanted) is None
 
 
 def _share_base(base: Path, folder: Path, wanted: dict[str, Any]) -> None:

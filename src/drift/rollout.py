@@ -36,7 +36,7 @@ def denoise(
         embeds = conditioning(prompt_embeds, fractions, seeds, [k] * batch)
         t = schedule.timesteps[k].expand(batch)
         noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
-        mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.alphas[k + 1], eta)
+        mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.next_alphas[k], eta)
         latents.append(mean + std * noise[k + 1])
         log_probs.append(gaussian_log_prob(latents[-1], mean, std) if eta else x.new_zeros(batch))
     return torch.stack(latents, 1), torch.stack(log_probs, 1)

@@ -38,8 +38,12 @@ def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Every complete line; one that is being written, or was cut off, is not there yet."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def truncate_metrics(run: Path, epochs: int) -> None:

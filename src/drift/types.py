@@ -22,12 +22,13 @@ from torch.nn import Parameter
 class Schedule:
     """The sampler's discrete times, noisiest first, in float32.
 
-    `alphas[k]` is the cumulative alpha at `timesteps[k]`, `alphas[k + 1]` the one stepped to; the
-    last entry is the scheduler's final alpha. `fractions` are times in [0, 1], 1 = pure noise.
+    `alphas[k]` is the cumulative alpha at `timesteps[k]`, `next_alphas[k]` the one stepped to (the
+    scheduler's final alpha at the end). `fractions` are times in [0, 1], 1 = pure noise.
     """
 
     timesteps: Int[Tensor, "T"]
-    alphas: Float[Tensor, "T+1"]
+    alphas: Float[Tensor, "T"]
+    next_alphas: Float[Tensor, "T"]
     fractions: Float[Tensor, "T"]
 
     def __len__(self) -> int:

@@ -43,8 +43,8 @@ def replay(
     )
     x, action = kept.latents[prompt, sample, step], kept.latents[prompt, sample, step + 1]
     noise_pred = model.predict_noise(x, schedule.timesteps[step], embeds, sampling.guidance_scale)
-    alphas = schedule.alphas
-    mean, std = ddim_step(x, noise_pred, alphas[step], alphas[step + 1], sampling.eta)
+    alphas, next_alphas = schedule.alphas[step], schedule.next_alphas[step]
+    mean, std = ddim_step(x, noise_pred, alphas, next_alphas, sampling.eta)
     return gaussian_log_prob(action, mean, std), mean, std
 
 

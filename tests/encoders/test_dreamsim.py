@@ -87,10 +87,6 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 
 def test_the_shipped_encoder_sees_what_differs():
-    from drift.hub import SHIPPED
-
-    if not (SHIPPED / "dreamsim-tiny").exists():
-        pytest.skip("the weights are not trained yet")
     encoder = load_encoder("dreamsim-tiny")
     torch.manual_seed(0)
     images = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)

@@ -1,4 +1,4 @@
-# diffusers ships annotations that contradict its code (mixed-in config, lazy modules): take it untyped.
+# diffusers ships annotations that contradict its code (mixed-in configuration): take it untyped.
 from typing import Any
 
 def __getattr__(name: str) -> Any: ...

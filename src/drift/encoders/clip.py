@@ -20,10 +20,12 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 class Clip(nn.Module):
     """An `ImageEncoder`: projected CLIP image features of length 1."""
 
-    def __init__(self, model: nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tower: nn.Module, projection: nn.Module, image_size: int):
         super().__init__()
-        self.tower, self.projection = model.vision_model, model.visual_projection
-        self.image_size = model.config.vision_config.image_size
+        self.tower, self.projection, self.image_size = tower, projection, image_size
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
@@ -49,4 +51,7 @@ def load(path: Path) -> Clip:
         raise UserError(f"encoder: '{path}' is not the folder of a Hugging Face CLIPModel")
     from transformers import CLIPModel
 
-    return Clip(CLIPModel.from_pretrained(path, dtype=torch.float32)).eval().requires_grad_(False)
+    model = CLIPModel.from_pretrained(path, dtype=torch.float32)
+    size = model.vision_model.embeddings.image_size
+    assert isinstance(size, int), "CLIP's towers see squares"
+    return Clip(model.vision_model, model.visual_projection, size).eval().requires_grad_(False)

@@ -21,6 +21,9 @@ from drift.errors import UserError
 class Branch(nn.Module):
     """One ViT with its own picture size and colour statistics."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, *, mean: Sequence[float], std: Sequence[float], image_size: int, **vit):
         super().__init__()
         self.image_size = image_size

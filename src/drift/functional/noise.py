@@ -31,7 +31,7 @@ def trajectory_noise(
 
 
 def step_noise(seeds: list[int], step: list[int], shape: tuple[int, ...]) -> Float[Tensor, "B ..."]:
-    """Standard normal noise of `shape` for each (trajectory seed, step): the prompt's perturbation."""
+    """Standard normal noise of `shape` for each (trajectory seed, step), for the prompt."""
     draws = [
         torch.randn(shape, generator=Generator().manual_seed(derive_seed(seed, k)))
         for seed, k in zip(seeds, step, strict=True)

@@ -1,7 +1,7 @@
 """The 45 animals of the paper (Table 3) and their variants, as emoji code points.
 
-A *variant* is one drawing of an animal (a breed, a pose or a face); every variant exists once in each
-of the three artwork sets (the *styles*). Variant 0 is the plain animal.
+A *variant* is one drawing of an animal (a breed, a pose or a face); every variant exists once in
+each of the three artwork sets (the *styles*). Variant 0 is the plain animal.
 """
 
 STYLES = ("noto", "fluent", "twemoji")

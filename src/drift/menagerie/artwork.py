@@ -30,7 +30,7 @@ SYMMETRIC_BELOW = 0.08  # mean |drawing - mirror image|; calmer drawings have no
 
 @dataclass(frozen=True)
 class Sprite:
-    """One drawing: premultiplied RGBA in [0, 1]. As published, every asymmetric drawing faces left."""
+    """One drawing, premultiplied RGBA. As published, every asymmetric drawing faces left."""
 
     animal: int
     style: int

@@ -4,7 +4,9 @@ A caption names the animal always and every other attribute with probability 1/2
 "a small black cat facing left in the snow, twemoji style".
 """
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -70,20 +72,31 @@ def vocabulary_text() -> list[str]:
     return sorted(words | variants | set(ANIMALS) | set(STYLES))
 
 
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token: the commonest pair first, ties by spelling.
+
+    (The `tokenizers` library breaks ties differently in every process, which would scramble the
+    words of a model whose training was resumed.)
+    """
+    splits = [[*word[:-1], word[-1] + "</w>"] for word in sorted(words)]
+    merges = []
+    while counts := Counter(pair for parts in splits for pair in itertools.pairwise(parts)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        for parts in splits:
+            for k in reversed(range(len(parts) - 1)):
+                if tuple(parts[k : k + 2]) == best:
+                    parts[k : k + 2] = ["".join(best)]
+    return merges
+
+
 def build_tokenizer(folder: Path):
     """Write and load a CLIPTokenizer with one token for every caption word (bytes for the rest)."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
-    )
-    bpe.train_from_iterator([" ".join(vocabulary_text()) + " , ."], trainer)
-    learned = json.loads(bpe.to_str())["model"]
-    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split()) for m in learned["merges"]]
+    merges = learn_merges(vocabulary_text())
+    characters = sorted(ByteLevel.alphabet())
     tokens = characters + [c + "</w>" for c in characters] + ["".join(m) for m in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)

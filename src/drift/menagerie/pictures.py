@@ -17,7 +17,10 @@ from drift.menagerie.scenes import PAINTERS, SCENES, SIZE
 
 @dataclass
 class Attributes:
-    """What is true of N pictures. Integers index ANIMALS, STYLES, the animal's VARIANTS, SCENES, FACINGS."""
+    """What is true of N pictures.
+
+    Integers index ANIMALS, STYLES, the animal's VARIANTS, SCENES and FACINGS.
+    """
 
     animal: np.ndarray  # "N" int64
     style: np.ndarray  # "N" int64
@@ -95,7 +98,7 @@ def _draw_many(seed: int, indices: range) -> tuple[np.ndarray, list[tuple]]:
 
 
 def render(seed: int, count: int, workers: int = 2) -> tuple[np.ndarray, Attributes]:
-    """`count` pictures [N, 64, 64, 3] uint8 with their attributes; the set is a function of `seed`."""
+    """`count` pictures [N, 64, 64, 3] uint8 with their attributes: a function of `seed`."""
     chunks = [range(start, min(start + 500, count)) for start in range(0, count, 500)]
     sprites()  # fetched once, before any worker starts
     with ProcessPoolExecutor(workers) as pool:

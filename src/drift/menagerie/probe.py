@@ -1,8 +1,8 @@
 """The attribute probe: reads animal, style, variant, scene, facing, size and place from a picture.
 
-It is the Menagerie's measuring instrument, trained apart from every reward and encoder. Pictures are
-mixed during its training, so that a mangled animal gets a low probability: `is_animal` asks for more
-than one half.
+It is the Menagerie's measuring instrument, trained apart from every reward and encoder. Pictures
+are mixed during its training, so that a mangled animal gets a low probability: `is_animal` asks for
+more than one half.
 """
 
 import json
@@ -30,7 +30,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Reading:
-    """What the probe sees in N pictures; probabilities per class, size and place as in `Attributes`."""
+    """What the probe sees in N pictures: class probabilities; size and place as in `Attributes`."""
 
     animal: Float[Tensor, "N A"]
     style: Float[Tensor, "N S"]
@@ -42,7 +42,7 @@ class Reading:
     y: Float[Tensor, "N"]
 
     def is_animal(self, wanted: Int[Tensor, "N"]) -> Tensor:
-        """Whether each picture clearly (probability above 1/2) shows the wanted animal: bool "N"."""
+        """Whether each picture clearly shows the wanted animal (probability > 1/2): bool "N"."""
         return self.animal.gather(1, wanted[:, None])[:, 0] > 0.5
 
     def modes(self) -> Tensor:
@@ -67,8 +67,11 @@ class Block(nn.Module):
 
 
 class Probe(nn.Module):
+    """A small residual network with a linear head for each attribute; 0.7 M parameters."""
+
     def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
         super().__init__()
+        self.widths = widths
         self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
         pairs = zip((widths[0], *widths), widths, strict=False)
         self.blocks = nn.Sequential(

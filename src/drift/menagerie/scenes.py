@@ -14,7 +14,7 @@ Picture = np.ndarray
 Rng = np.random.Generator
 
 
-def _colour(rng: Rng, *base: float, vary: float = 0.05) -> np.ndarray:
+def _colour(rng: Rng, *base: int, vary: float = 0.05) -> np.ndarray:
     """A colour near `base` (RGB in [0, 255])."""
     shade = rng.normal(0, vary / 2) + rng.normal(0, vary / 2, 3)
     return np.clip(np.asarray(base) / 255 + shade, 0, 1).astype(np.float32)
@@ -54,7 +54,9 @@ def _clouds(rng: Rng, picture: Picture, count: int, colour: np.ndarray, below: f
         _paint(picture, 0.85 * np.maximum.reduce(puffs), colour)
 
 
-def _dots(rng: Rng, picture: Picture, count: int, colour: np.ndarray, top: float, bottom: float):
+def _dots(
+    rng: Rng, picture: Picture, count: int, colour: np.ndarray, top: float, bottom: float
+) -> None:
     """Single bright pixels: stars, flowers, snowflakes."""
     rows = (rng.uniform(top, bottom, count) * (SIZE - 1)).astype(int)
     columns = rng.integers(0, SIZE, count)
@@ -68,7 +70,9 @@ def meadow(rng: Rng) -> Picture:
     horizon = rng.uniform(0.45, 0.62)
     _paint(p, _soft(-_ridge(rng, horizon, 0.05)), _colour(rng, 125, 190, 90))
     _paint(p, _soft(-_ridge(rng, horizon + 0.14, 0.04)), _colour(rng, 95, 170, 65))
-    _dots(rng, p, int(rng.integers(8, 20)), _colour(rng, 255, 235, 120, vary=0.3), horizon + 0.2, 1)
+    _dots(
+        rng, p, int(rng.integers(8, 20)), _colour(rng, 255, 235, 120, vary=0.3), horizon + 0.2, 1.0
+    )
     return p
 
 
@@ -89,7 +93,7 @@ def snow(rng: Rng) -> Picture:
         _paint(p, _fir(x, base, rng.uniform(0.18, 0.3)), _colour(rng, 110, 140, 150))
     _paint(p, _soft(-_ridge(rng, horizon, 0.04)), _colour(rng, 236, 243, 250, vary=0.03))
     _paint(p, _soft(-_ridge(rng, horizon + 0.2, 0.04)), _colour(rng, 248, 251, 255, vary=0.02))
-    _dots(rng, p, int(rng.integers(30, 60)), _colour(rng, 255, 255, 255, vary=0.01), 0, 1)
+    _dots(rng, p, int(rng.integers(30, 60)), _colour(rng, 255, 255, 255, vary=0.01), 0.0, 1.0)
     return p
 
 
@@ -108,7 +112,7 @@ def sea(rng: Rng) -> Picture:
 
 def night(rng: Rng) -> Picture:
     p = _gradient(_colour(rng, 12, 16, 50), _colour(rng, 45, 55, 110), 0.7)
-    _dots(rng, p, int(rng.integers(25, 45)), _colour(rng, 255, 250, 220), 0, 0.6)
+    _dots(rng, p, int(rng.integers(25, 45)), _colour(rng, 255, 250, 220), 0.0, 0.6)
     x, y, sky = rng.uniform(0.12, 0.88), rng.uniform(0.1, 0.22), p.copy()
     _paint(p, _disc(x, y, 0.085), _colour(rng, 250, 245, 215))
     crescent = _disc(x + rng.choice((-0.05, 0.05)), y - 0.02, 0.075)[..., None]

@@ -19,12 +19,14 @@ def refuse(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-# Conditioning: (prompt_embeds "B L D", t "B" in [0, 1], seeds, steps) -> "B L D". A trajectory's seed and
-# the step's number fix the noise, so a replay sees exactly what the rollout was sampled under.
+# Conditioning: (prompt_embeds "B L D", t "B" in [0, 1], seeds, steps) -> "B L D". Seed and step fix
+# the noise, so that a replay sees exactly what the rollout was sampled under.
 
 
 @dataclass(frozen=True)
 class CleanPrompt:
+    """The prompt as it is."""
+
     kind: Literal["clean"] = "clean"
 
     def __call__(self, prompt_embeds, t, seeds, steps) -> Float[Tensor, "B L D"]:
@@ -90,6 +92,8 @@ class RewardContrasted:
 
 @dataclass(frozen=True)
 class NoShaping:
+    """No intrinsic reward."""
+
     kind: Literal["none"] = "none"
     weight = 0.0
     upper = float("inf")
@@ -136,6 +140,8 @@ class GroupAdvantage:
 
 @dataclass(frozen=True)
 class ClippedSurrogate:
+    """The clipped ratio of PPO and GRPO (Section 3)."""
+
     kind: Literal["clipped"] = "clipped"
     clip_range: float = 1e-4  # Table 2; sensible for SD 1.5's 16,384 latent elements
 
@@ -151,6 +157,8 @@ class ClippedSurrogate:
 
 @dataclass(frozen=True)
 class NoRegulariser:
+    """No penalty (beta = 0)."""
+
     kind: Literal["none"] = "none"
     weight = 0.0
 

@@ -10,19 +10,20 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from diffusers.utils import logging
+from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from torch.nn import Parameter
+from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule
 
-
-logging.disable_progress_bar()  # of loading: a run has one bar, its own
+diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
+transformers_logging.disable_progress_bar()
 
 
 class StableDiffusion:
@@ -31,8 +32,8 @@ class StableDiffusion:
     def __init__(self, folder: Path):
         try:
             self.pipe = StableDiffusionPipeline.from_pretrained(
-                folder, safety_checker=None, requires_safety_checker=False
-            ).to(torch.float32)
+                folder, safety_checker=None, requires_safety_checker=False, dtype=torch.float32
+            )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
@@ -95,13 +96,14 @@ class StableDiffusion:
         scheduler = self.pipe.scheduler
         scheduler.set_timesteps(steps)
         times, total = scheduler.timesteps.long(), scheduler.config.num_train_timesteps
-        previous = times - total // steps
-        inside = scheduler.alphas_cumprod[previous.clamp(min=0)]
-        next_alphas = torch.where(previous >= 0, inside, scheduler.final_alpha_cumprod)
-        if not torch.equal(scheduler.alphas_cumprod[times[1:]], next_alphas[:-1]):
-            raise UserError(f"sampling.steps: {steps} steps do not divide the {total} of training")
-        alphas = torch.cat([scheduler.alphas_cumprod[times[:1]], next_alphas])
-        return Schedule(timesteps=times, alphas=alphas, fractions=times / total)
+        previous, alphas = times - total // steps, scheduler.alphas_cumprod
+        inside = alphas[previous.clamp(min=0)]
+        return Schedule(
+            timesteps=times,
+            alphas=alphas[times],
+            next_alphas=torch.where(previous >= 0, inside, scheduler.final_alpha_cumprod),
+            fractions=times / total,
+        )
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
@@ -126,7 +128,8 @@ class StableDiffusion:
         x = x.contiguous(memory_format=torch.channels_last)
         predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
         if guided:
-            predicted = guide(*predicted.chunk(2), guidance_scale)
+            without, with_prompt = predicted.chunk(2)
+            predicted = guide(without, with_prompt, guidance_scale)
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             alphas = self.pipe.scheduler.alphas_cumprod[timesteps]
             predicted = velocity_to_noise(latents, predicted, alphas)

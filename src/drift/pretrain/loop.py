@@ -1,4 +1,4 @@
-"""The one loop every part of the Menagerie is trained with: resumable, averaged, with a progress bar."""
+"""The loop every part of the Menagerie is trained with: resumable, averaged, with a bar."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Schedule:
 
 
 def picture_set(seed: int, count: int) -> tuple[np.ndarray, Attributes]:
-    """Pictures [N, 64, 64, 3] uint8 (memory-mapped) and attributes, rendered once into the cache."""
+    """Pictures [N, 64, 64, 3] uint8 (memory-mapped) and truth, rendered once into the cache."""
     folder = cache_folder() / "pictures"
     pixels, truth = folder / f"{seed}-{count}.npy", folder / f"{seed}-{count}.npz"
     if not truth.exists():
@@ -50,7 +50,7 @@ def picture_set(seed: int, count: int) -> tuple[np.ndarray, Attributes]:
 
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, S, S, 3] -> float32 images [N, 3, S, S] in [0, 1], channels last."""
-    images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
     return images.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 

@@ -27,7 +27,7 @@ def labels(truth: Attributes) -> dict[str, Tensor]:
 
 
 def mix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blend a share of the pictures with their neighbour in the batch; returns the own weight "N"."""
+    """Blend some pictures with their neighbour in the batch; returns the own weight "N"."""
     weight = np.where(rng.random(len(images)) < MIXED, rng.uniform(0.4, 1.0, len(images)), 1.0)
     own = torch.from_numpy(weight).float()
     blend = own[:, None, None, None]

@@ -125,7 +125,7 @@ def _shorten(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def read_training(run: Path) -> list[dict[str, float]]:
+def read_training(run: Path) -> list[dict[str, int | float]]:
     """One point per epoch: images sampled, reward, diversity, and seconds spent so far.
 
     A last line that was cut off while being written is left out.
@@ -140,6 +140,7 @@ def read_training(run: Path) -> list[dict[str, float]]:
         seconds += sum(spent.values()) if isinstance(spent, dict) else spent
         points.append(
             {
+                "epoch": line["epoch"],
                 "images": line["images_sampled"],
                 "reward": line["reward_mean"],
                 "diversity": line["diversity"],

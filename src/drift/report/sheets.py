@@ -22,10 +22,10 @@ def to_pixels(images: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batc
 
 
 def block(images: UInt8[np.ndarray, "N H W 3"], columns: int, tile: int) -> Image.Image:
-    """Pictures in reading order, `columns` to a row, each fitted to `tile` pixels a side."""
+    """Pictures in reading order, `columns` to a row, each fitted to `tile` pixels; clear gaps."""
     rows = -(-len(images) // columns)
     pitch = tile + GAP
-    sheet = Image.new("RGB", (columns * pitch - GAP, rows * pitch - GAP), "white")
+    sheet = Image.new("RGBA", (columns * pitch - GAP, rows * pitch - GAP))
     for k, pixels in enumerate(images):
         picture = Image.fromarray(pixels)
         if picture.size != (tile, tile):
@@ -56,13 +56,14 @@ def contact_sheet(
     for p, label in enumerate(labels):
         text = _fitting(" ".join(label.split()), font, margin - 16)
         draw.text((8, p * pitch + tile / 2), text, fill="black", font=font, anchor="lm")
-        sheet.paste(block(shown[p], N, tile), (margin, p * pitch))
+        strip = block(shown[p], N, tile)
+        sheet.paste(strip, (margin, p * pitch), mask=strip)
     return sheet
 
 
 def webp(image: Image.Image, quality: int = 85) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=6)
+    image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
 
 

@@ -18,7 +18,7 @@ REWARDS: dict[str, tuple[Callable[..., Reward], str]] = {
 
 
 def load_reward(name: str, device: str = "cpu") -> Reward:
-    """The reward called `name`, or "name:WEIGHTS" for weights from another folder, file or hub id."""
+    """The reward called `name`; "name:WEIGHTS" takes another folder, file or hub id."""
     kind, _, weights = name.partition(":")
     if kind not in REWARDS:
         raise UserError(f"reward: there is no '{kind}'; known are {', '.join(REWARDS)}")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from drift.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CLIP_TOKENIZER = "openai/clip-vit-large-patch14"  # every published CLIP's; used where none lies beside
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"  # the same in every published CLIP
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
@@ -27,7 +28,7 @@ def projected(output) -> Tensor:
 class ClipScore:
     """A Reward: `scale` times the cosine between an image and its prompt."""
 
-    model: torch.nn.Module  # a transformers CLIPModel in eval mode
+    model: Any  # a transformers CLIPModel in eval mode
     tokenizer: Callable
     preprocess: Callable[[Tensor], Tensor]  # images in [0, 1] -> "N 3 S S", normalised
     clean: Callable[[str], str] = str
@@ -93,7 +94,7 @@ def load_tokenizer(folder: Path):
         return CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"reward: no tokenizer in {folder}, and '{CLIP_TOKENIZER}' is not to be had from the hub"
+            f"reward: no tokenizer in {folder}, nor is '{CLIP_TOKENIZER}' to be had from the hub"
         ) from error
 
 

@@ -1,8 +1,9 @@
 """HPSv2 and v2.1: the cosine of an open_clip model fine-tuned on people's preferences.
 
-Wu et al., "Human Preference Score v2", 2023. Reads open_clip's state dict as published and runs it as a
-transformers CLIPModel, so that open_clip is not needed. Scores of the published ViT-H/14 lie roughly
-between 0.2 and 0.35: no logit scale. Its preprocessing is not CLIP's: the *longest* side is resized.
+Wu et al., "Human Preference Score v2", 2023. Reads open_clip's state dict as published and runs it
+as a transformers CLIPModel, so that open_clip is not needed. Scores of the published ViT-H/14 lie
+roughly between 0.2 and 0.35: no logit scale. Its preprocessing is not CLIP's: the *longest* side is
+resized, and the rest padded.
 """
 
 import html
@@ -10,6 +11,7 @@ import math
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from drift.rewards.clip_score import (
 
 # Of a folder's files the first of these, else its only .pt or .safetensors.
 PREFERRED = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt", "open_clip_model.safetensors")
-HEAD_WIDTH = {1280: 80, 1408: 88, 1664: 104}  # vision towers of ViT-H, -g, -bigG; 64 everywhere else
+HEAD_WIDTH = {1280: 80, 1408: 88, 1664: 104}  # vision of ViT-H, -g, -bigG; 64 everywhere else
 
 # open_clip -> transformers, by the beginning of the name ...
 STEMS = {
@@ -64,12 +66,18 @@ def _rename(name: str, table: dict[str, str]) -> str:
     return name
 
 
+def _split(name: str) -> tuple[str, str, str]:
+    """ "stem.7.rest" as ("stem", "7", "rest"); without a layer's number ("stem", "", "")."""
+    stem, number, rest = [*re.split(r"\.(\d+)\.", name, maxsplit=1), "", ""][:3]
+    return stem, number, rest
+
+
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """An open_clip state dict under the names of a transformers CLIPModel."""
     converted = {}
     for name, tensor in state.items():
-        stem, number, rest = re.fullmatch(r"(.*?)(?:\.(\d+)\.(.*))?", name).groups()
-        if number is None:
+        stem, number, rest = _split(name)
+        if not number:
             converted[_rename(name, STEMS)] = tensor.T if name in TRANSPOSED else tensor
             continue
         layer = f"{_rename(stem, STEMS)}.{number}"
@@ -88,8 +96,8 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     parts = {new: old for old, new in PARTS.items()}
     converted = {}
     for name, tensor in state.items():
-        stem, number, rest = re.fullmatch(r"(.*?)(?:\.(\d+)\.(.*))?", name).groups()
-        if number is None:
+        stem, number, rest = _split(name)
+        if not number:
             old = _rename(name, stems)
             converted[old] = tensor.T if old in TRANSPOSED else tensor
             continue
@@ -159,7 +167,7 @@ def find_weights(path: Path) -> Path:
     files = [path / name for name in PREFERRED if (path / name).exists()]
     files = files or sorted(f for f in path.iterdir() if f.suffix in (".pt", ".safetensors"))
     if not files:
-        raise UserError(f"reward: {path} holds no .pt or .safetensors file (expected {PREFERRED[0]})")
+        raise UserError(f"reward: {path} holds no .pt or .safetensors file such as {PREFERRED[0]}")
     return files[0]
 
 
@@ -169,6 +177,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        state: Any
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
@@ -176,9 +185,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"reward: cannot read weights from {file}: {reason}") from error
-    state = state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if "visual.conv1.weight" not in state:
-        raise UserError(f"reward: {file} is no open_clip checkpoint: no 'visual.conv1.weight' in it")
+        raise UserError(f"reward: {file} is no open_clip checkpoint: it lacks visual.conv1.weight")
     return state
 
 

@@ -1,7 +1,8 @@
 """PickScore: exp(logit_scale) times the cosine of a CLIP fine-tuned on people's picks.
 
-Kirstain et al., "Pick-a-Pic", 2023. Serves any transformers CLIPModel folder; scores of the published
-ViT-H/14 lie roughly between 15 and 26. Resizing works on float tensors: at most one grey level off PIL.
+Kirstain et al., "Pick-a-Pic", 2023. Serves any transformers CLIPModel folder; scores of the
+published ViT-H/14 lie roughly between 15 and 26. Resizing works on float tensors: at most one grey
+level off PIL's.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 
 
 def load(path: Path, device: str = "cpu") -> ClipScore:
-    """The reward in a transformers CLIPModel folder (config, safetensors, tokenizer, preprocessor)."""
+    """The reward in a CLIPModel folder: config, safetensors, tokenizer, preprocessor."""
     from transformers import CLIPModel
 
     if read_json(path / "config.json").get("model_type") != "clip":

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from drift.errors import UserError
+from drift.hub import locate
+from drift.rewards import REWARDS, load_reward, pickscore
+
+
+def test_a_name_may_bring_its_own_weights(transformers_folder, open_clip_folder):
+    images, prompts = torch.rand(2, 3, 32, 32), ["a fox", "a cat"]
+    pick = load_reward(f"pickscore:{transformers_folder}")(images, prompts)
+    cosine = load_reward(f"hpsv2:{open_clip_folder}")(images, prompts)
+    torch.testing.assert_close(pick / 2.718281828**2.5, cosine, rtol=0, atol=1e-5)
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(UserError, match="no 'aesthetics'; known are pickscore, hpsv2"):
+        load_reward("aesthetics")
+
+
+def test_absent_weights_are_named():
+    with pytest.raises(UserError, match="reward: there is no file or folder './nowhere'"):
+        load_reward("pickscore:./nowhere")
+
+
+@pytest.mark.parametrize("name", [name for name in REWARDS if name.endswith("-tiny")])
+def test_shipped_rewards_load_and_tell_prompts_apart(name):
+    """How well they judge is measured in pre-training, where there is artwork."""
+    one = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    scores = load_reward(name)(one.expand(3, -1, -1, -1), ["a fox", "a spider", "a fox"])
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_shipped_hpsv2_is_the_same_in_both_layouts():
+    images, prompts = torch.rand(2, 3, 64, 64), ["a fox", "a cat at night"]
+    folder = locate("menagerie/hpsv2-tiny", field="reward")
+    other = pickscore.load(folder)
+    torch.testing.assert_close(
+        load_reward("hpsv2-tiny")(images, prompts),
+        other(images, prompts) / other.scale,
+        rtol=0,
+        atol=1e-5,
+    )

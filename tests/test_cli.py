@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import pytest
+
+from drift.cli import main
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line of a refusal, with exit code 2."""
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    return err
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    assert "no recipe 'nope'" in refused(capsys, "train", "nope")
+    assert "bogus" in refused(capsys, "train", "menagerie", "bogus=1")
+    assert "epochs" in refused(capsys, "train", "menagerie", "epochs=many")
+    assert "is empty" in refused(capsys, "train", "menagerie", f"prompts={empty}")
+    assert "model.name" in refused(capsys, "train", "menagerie", "model.name=./nowhere")
+    larger = refused(capsys, "train", "menagerie", "sampling.group_size=21")
+    assert "group_size (21)" in larger
+    assert "pool_size (20)" in larger
+    (tmp_path / "file").write_text("")
+    assert "output" in refused(capsys, "train", "menagerie", "output=file/run")
+    assert "nowhere" in refused(capsys, "evaluate", "nowhere", "prompts=animals")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "file"]
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "compare", "generate", "pretrain", "demo"]
+)
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    assert "usage: drift " + command in capsys.readouterr().out
+
+
+def test_overrides_may_stand_on_either_side_of_options(capsys):
+    line = refused(capsys, "train", "menagerie", "seed=1", "--quiet", "bogus=1")
+    assert "bogus" in line
+    with pytest.raises(SystemExit) as done:
+        main(["train", "menagerie", "--bogus"])
+    assert done.value.code == 2
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "drift", "train", "nope"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("drift: error: there is no recipe")
