@@ -10,7 +10,7 @@ from drift.config import TrainConfig
 from drift.functional.dynamics import ddim_step, gaussian_log_prob
 from drift.functional.noise import derive_seed
 from drift.functional.surrogate import approx_kl, clip_fraction
-from drift.types import PolicyModel, Rollout
+from drift.types import PolicyModel, Rollout, Schedule
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ def replay(
     prompt: Int[Tensor, "B"],
     sample: Int[Tensor, "B"],
     step: Int[Tensor, "B"],
+    schedule: Schedule,
     config: TrainConfig,
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B c h w"], Float[Tensor, "B"]]:
     """Log-probability, mean and std of the stored actions under the present policy."""
-    sampling, schedule = config.sampling, model.schedule(config.sampling.steps)
+    sampling = config.sampling
     embeds = config.method.conditioning(
         kept.prompt_embeds[prompt],
         schedule.fractions[step],
@@ -57,27 +58,30 @@ def update_policy(
     epoch: int,
 ) -> list[UpdateStats]:
     """One pass over the kept samples in `updates_per_epoch` optimizer steps, every step of each."""
-    P, G, T = kept.log_probs.shape
+    P, G, _ = kept.log_probs.shape
+    schedule = model.schedule(config.sampling.steps)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -1))
     order = torch.randperm(P * G, generator=generator)
     chunks = order.chunk(config.optimizer.updates_per_epoch)
-    return [_one_update(model, optimizer, kept, advantages, config, chunk, T) for chunk in chunks]
+    return [
+        _one_update(model, optimizer, kept, advantages, config, chunk, schedule) for chunk in chunks
+    ]
 
 
-def _one_update(model, optimizer, kept, advantages, config, chunk, T) -> UpdateStats:
+def _one_update(model, optimizer, kept, advantages, config, chunk, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) pairs of `chunk`, then step."""
     method, G = config.method, advantages.shape[1]
-    pairs = torch.cartesian_prod(chunk, torch.arange(T))
+    pairs = torch.cartesian_prod(chunk, torch.arange(len(schedule)))
     totals, worst = torch.zeros(4), 0.0
     for part in pairs.split(config.optimizer.micro_batch_size):
         prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
-        log_prob, mean, std = replay(model, kept, prompt, sample, step, config)
+        log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
         old = kept.log_probs[prompt, sample, step]
         loss = method.surrogate(log_prob, old, advantages[prompt, sample])
         penalty = torch.zeros_like(loss)
         if method.regulariser.weight:
             with torch.no_grad(), model.reference():
-                _, reference_mean, _ = replay(model, kept, prompt, sample, step, config)
+                _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
             penalty = method.regulariser(mean, reference_mean, std)
         share = len(part) / len(pairs)
         ((loss + method.regulariser.weight * penalty).mean() * share).backward()
