@@ -72,42 +72,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"drift {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+    for name, (run, add_arguments, summary) in COMMANDS.items():
+        command = commands.add_parser(
             name,
             help=summary,
             description=summary,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        added.set_defaults(run=run)
-        return added
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
 
-    def overridable(command: argparse.ArgumentParser) -> None:
-        summary = "override a field, e.g. method=grpo epochs=20 optimizer.learning_rate=1e-3"
-        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
 
-    p = command("demo", _demo, "GRPO and DRIFT on the embedded world: one page, minutes, two cores")
-    overridable(p)
+def _overrides(p: argparse.ArgumentParser) -> None:
+    summary = "override a field, e.g. method=grpo epochs=20 optimizer.learning_rate=1e-3"
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
+
+
+def _demo_arguments(p: argparse.ArgumentParser) -> None:
+    _overrides(p)
     p.add_argument("--out", type=Path, help="folder; default runs/demo-<date>-<time>")
 
-    p = command("train", _train, "fine-tune a model with a recipe")
+
+def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", help="a shipped recipe's name, or a YAML file")
-    overridable(p)
+    _overrides(p)
     p.add_argument("--resume", action="store_true", help="go on where the run in `output` stopped")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    p = command("evaluate", _evaluate, "judge a run's checkpoints, or a model, on fixed seeds")
+
+def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
-    overridable(p)
+    _overrides(p)
     p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
     p.add_argument("--base", type=Path, help="an evaluation folder of the base model to share")
 
-    p = command("compare", _compare, "one page and a table from the evaluations of several runs")
+
+def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
 
-    p = command("generate", _generate, "draw pictures with a run's LoRA, or with a model")
+
+def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--count", type=int, default=8, help="images per prompt")
@@ -118,13 +124,43 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
 
-    p = command("pretrain", _pretrain, "train the embedded world's own models from its artwork")
+
+def _pretrain_arguments(p: argparse.ArgumentParser) -> None:
     parts = ["autoencoder", "model", "rewards", "encoder", "probe"]
     p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
     p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
     p.add_argument("--out", type=Path, help="weights folder; default the package's own")
     p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
-    return parser
+
+
+COMMANDS = {
+    "demo": (
+        _demo,
+        _demo_arguments,
+        "GRPO and DRIFT on the embedded world: one page, minutes, two cores",
+    ),
+    "train": (_train, _train_arguments, "fine-tune a model with a recipe"),
+    "evaluate": (
+        _evaluate,
+        _evaluate_arguments,
+        "judge a run's checkpoints, or a model, on fixed seeds",
+    ),
+    "compare": (
+        _compare,
+        _compare_arguments,
+        "one page and a table from the evaluations of several runs",
+    ),
+    "generate": (
+        _generate,
+        _generate_arguments,
+        "draw pictures with a run's LoRA, or with a model",
+    ),
+    "pretrain": (
+        _pretrain,
+        _pretrain_arguments,
+        "train the embedded world's own models from its artwork",
+    ),
+}
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

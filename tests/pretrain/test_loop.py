@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from drift.pretrain.loop import Schedule, fit
+from drift.pretrain.loop import Schedule, average_gradients, fit, processes
 
 SCHEDULE = Schedule(steps=8, batch_size=4, learning_rate=0.1, warmup=2, save_every=3)
 
@@ -51,3 +52,22 @@ def test_training_learns(tmp_path):
     before = (module.weight - 1).abs().max()
     train(tmp_path, module)
     assert (module.weight - 1).abs().max() < before
+
+
+def _one_of_two(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    module = build()
+    module(torch.full((1, 3), 1.0 + rank)).sum().backward()  # gradients 1 and 2; bias 1 and 1
+    average_gradients(list(module.parameters()))
+    assert module.weight.grad.tolist() == [[1.5, 1.5, 1.5]]
+    assert module.bias.grad.tolist() == [1.0]
+    dist.destroy_process_group()
+
+
+def test_two_processes_average_their_gradients(tmp_path):
+    address = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.spawn(_one_of_two, args=(address,), nprocs=2)
+
+
+def test_alone_a_process_is_the_first_of_one():
+    assert processes() == (0, 1)

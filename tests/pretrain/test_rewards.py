@@ -9,6 +9,7 @@ import torch
 from drift.menagerie.pictures import Attributes
 from drift.menagerie.taste import PICKSCORE, utility
 from drift.pretrain import exhibits, reward_quality, rewards
+from drift.pretrain.encoder import correlations
 
 
 def attributes(count: int = 900) -> Attributes:
@@ -28,8 +29,11 @@ def test_humps_are_counted():
 
 def test_rank_correlation_by_hand():
     # Ranks 0 1 2 3 against 0 1 3 2: 1 - 6 * 2 / (4 * 15)
-    pair = torch.tensor([0.1, 0.2, 5.0, 9.0]), torch.tensor([1.0, 2.0, 4.0, 3.0])
-    assert reward_quality.spearman(*pair) == pytest.approx(0.8)
+    one, other = np.array([0.1, 0.2, 5.0, 9.0]), np.array([1.0, 2.0, 4.0, 3.0])
+    assert correlations(one, other)[1] == pytest.approx(0.8)
+    # Ties share a rank: 0.5 0.5 2 against 0 1 2
+    tied = correlations(np.array([1.0, 1.0, 3.0]), np.array([1.0, 2.0, 3.0]))[1]
+    assert tied == pytest.approx(1.5 / math.sqrt(1.5 * 2))
 
 
 def test_the_right_scores_are_likelier_than_none_or_the_reverse():

@@ -14,6 +14,9 @@ from drift.menagerie.animals import ANIMALS, FACINGS, STYLES, VARIANTS
 from drift.menagerie.artwork import Sprite, load_sprites
 from drift.menagerie.scenes import PAINTERS, SCENES, SIZE
 
+GRID = 8  # steps of the picture's width
+SIZES = (0.55, 0.68, 0.81)  # small, neither, large: on the grid
+
 
 @dataclass
 class Attributes:
@@ -72,8 +75,30 @@ def _compose(scene: np.ndarray, sprite: Sprite, mirrored: bool, size: float, x: 
     return (scene.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def draw(seed: int, index: int, animal: int | None = None) -> tuple[np.ndarray, tuple]:
-    """Picture number `index` of set `seed` and its attributes, in the order of `Attributes`."""
+def _framing(sprite: Sprite, rng: np.random.Generator, on_grid: bool) -> tuple:
+    """Size and centre (x, y) of a drawing, free or on the grid; shares of the picture."""
+    size = SIZES[rng.integers(len(SIZES))] if on_grid else rng.uniform(0.5, 0.86)
+    half_width, half_height = (
+        size / 2 * side / max(sprite.image.size) for side in sprite.image.size
+    )
+    x = 0.5 + rng.uniform(-1, 1) * min(0.2, 0.49 - half_width)
+    y = min(0.6 + rng.uniform(-0.06, 0.06), 0.97 - half_height)
+    if on_grid:
+        steps = min(1, int((0.49 - half_width) * GRID))
+        x = 0.5 + min(max(round((x - 0.5) * GRID), -steps), steps) / GRID
+        y = (min(round((y + half_height) * GRID - 0.5), GRID - 1) + 0.5) / GRID - half_height
+    return size, x, y
+
+
+def draw(
+    seed: int, index: int, animal: int | None = None, on_grid: bool = False
+) -> tuple[np.ndarray, tuple]:
+    """Picture number `index` of set `seed` and its attributes, in the order of `Attributes`.
+
+    Framing is free, or `on_grid`: three sizes, and places a whole latent (8 pixels) apart. A small
+    diffusion model learns the animals on the grid, where a drawing always has the same latents;
+    what judges it is trained on free framing, and so reads what lies between as well.
+    """
     rng = np.random.default_rng((seed, index))
     drawn = int(rng.integers(len(ANIMALS)))
     animal = drawn if animal is None else animal
@@ -81,28 +106,25 @@ def draw(seed: int, index: int, animal: int | None = None) -> tuple[np.ndarray, 
     variant = int(rng.integers(len(VARIANTS[ANIMALS[animal]])))
     mirrored = bool(rng.integers(2))
     sprite = sprites()[animal, variant, style]
-    size = rng.uniform(0.5, 0.86)
-    half_width, half_height = (
-        size / 2 * side / max(sprite.image.size) for side in sprite.image.size
-    )
-    x = 0.5 + rng.uniform(-1, 1) * min(0.2, 0.49 - half_width)
-    y = min(0.6 + rng.uniform(-0.06, 0.06), 0.97 - half_height)
+    size, x, y = _framing(sprite, rng, on_grid)
     picture = _compose(PAINTERS[SCENES[scene]](rng), sprite, mirrored, size, x, y)
     facing = 2 if sprite.symmetric else int(mirrored)
     return picture, (animal, style, variant, scene, facing, size, x, y)
 
 
-def _draw_many(seed: int, indices: range) -> tuple[np.ndarray, list[tuple]]:
-    drawn = [draw(seed, index) for index in indices]
+def _draw_many(seed: int, on_grid: bool, indices: range) -> tuple[np.ndarray, list[tuple]]:
+    drawn = [draw(seed, index, on_grid=on_grid) for index in indices]
     return np.stack([picture for picture, _ in drawn]), [row for _, row in drawn]
 
 
-def render(seed: int, count: int, workers: int = 2) -> tuple[np.ndarray, Attributes]:
+def render(
+    seed: int, count: int, on_grid: bool = False, workers: int = 2
+) -> tuple[np.ndarray, Attributes]:
     """`count` pictures [N, 64, 64, 3] uint8 with their attributes: a function of `seed`."""
     chunks = [range(start, min(start + 500, count)) for start in range(0, count, 500)]
     sprites()  # fetched once, before any worker starts
     with ProcessPoolExecutor(workers) as pool:
-        parts = list(pool.map(partial(_draw_many, seed), chunks))
+        parts = list(pool.map(partial(_draw_many, seed, on_grid), chunks))
     rows = [row for _, part in parts for row in part]
     return np.concatenate([p for p, _ in parts]), Attributes(
         *map(np.asarray, zip(*rows, strict=True))

@@ -14,9 +14,9 @@ from drift.menagerie.animals import ANIMALS
 from drift.menagerie.captions import MAX_TOKENS, build_tokenizer, caption, simple_prompt
 from drift.menagerie.probe import Probe, read
 from drift.pretrain.autoencoder import LATENT_CHANNELS, encode
-from drift.pretrain.loop import TRAIN_SEED, Schedule, fit, picture_set
+from drift.pretrain.loop import TRAIN_SEED, Schedule, fit, picture_set, processes
 
-SCHEDULE = Schedule(steps=3_500, batch_size=64, learning_rate=1e-3, average=0.999)
+SCHEDULE = Schedule(steps=26_000, batch_size=32, learning_rate=2e-3, average=0.999)  # 2 processes
 UNCONDITIONAL, SIMPLE = 0.1, 0.15  # shares of empty captions and of captions with the animal alone
 WIDTH = 128  # of the text embedding
 
@@ -45,8 +45,8 @@ def build_unet() -> UNet2DConditionModel:
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
         block_out_channels=(64, 128),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=(2, 4),  # diffusers' name for the number of heads
         norm_num_groups=16,
@@ -75,12 +75,17 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
 def train(
     work: Path, vae: AutoencoderKL, schedule: Schedule = SCHEDULE, pictures: int = 48_000
 ) -> StableDiffusionPipeline:
-    """Train UNet and text encoder together on the latents of captioned pictures."""
+    """Train UNet and text encoder together on the latents of captioned pictures.
+
+    Under torchrun the pictures are shared out among the processes.
+    """
+    rank, count = processes()
     torch.manual_seed(0)
     tokenizer = build_tokenizer(work / "tokenizer")
     model = nn.ModuleDict({"unet": build_unet(), "text": build_text_encoder(tokenizer)})
     scheduler = build_scheduler()
-    train_set, truth = picture_set(TRAIN_SEED, pictures)
+    train_set, truth = picture_set(TRAIN_SEED, pictures, on_grid=True)
+    train_set, truth = train_set[rank::count], truth[rank::count]
     latents = encode(vae, train_set).mul_(vae.config["scaling_factor"]).half()
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
@@ -121,9 +126,9 @@ def assemble(vae, unet, text_encoder, tokenizer, scheduler) -> StableDiffusionPi
 
 
 def draw_times(count: int, rng: np.random.Generator) -> Tensor:
-    """Half uniform, half around the middle (logit-normal, as SD3), where forms are decided."""
-    middle = 1 / (1 + np.exp(-rng.standard_normal(count)))
-    t = np.where(rng.random(count) < 0.5, rng.random(count), middle)
+    """A part uniform, the rest logit-normal (as SD3) about t = 0.35, where forms are decided."""
+    middle = 1 / (1 + np.exp(0.6 - rng.standard_normal(count)))
+    t = np.where(rng.random(count) < 0.3, rng.random(count), middle)
     return torch.from_numpy((t * 1000).astype(np.int64))
 
 

@@ -192,10 +192,10 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
 
-def _correlations(distance: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
-    """Pearson's and Spearman's."""
-    ranks = np.corrcoef(_ranks(distance), _ranks(wanted))
-    return float(np.corrcoef(distance, wanted)[0, 1]), float(ranks[0, 1])
+def correlations(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Pearson's and Spearman's (ties share a rank)."""
+    ranks = np.corrcoef(_ranks(a), _ranks(b))
+    return float(np.corrcoef(a, b)[0, 1]), float(ranks[0, 1])
 
 
 @torch.no_grad()
@@ -210,7 +210,7 @@ def quality(encoder: ImageEncoder, count: int = 1500, changes: int = 300) -> dic
     same = pair & (truth.animal[:, None] == truth.animal[None])
     figures = {}
     for name, chosen in (("", pair), ("within_", same)):
-        both = _correlations(distance[chosen], wanted[chosen])
+        both = correlations(distance[chosen], wanted[chosen])
         figures[name + "pearson"], figures[name + "spearman"] = both
     figures |= {"within_mean": distance[same].mean(), "within_target": wanted[same].mean()}
     for name, (before, after) in one_change(changes).items():

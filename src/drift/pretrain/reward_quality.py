@@ -12,6 +12,7 @@ from drift.menagerie.scenes import SCENES
 from drift.menagerie.taste import Taste, cleanness, utility
 from drift.pretrain.augment import blur, low_resolution, noise
 from drift.pretrain.clip import encode_texts
+from drift.pretrain.encoder import correlations
 from drift.pretrain.exhibits import chimera, exhibit, melt, shuffle
 from drift.pretrain.loop import (
     TEST_SEED,
@@ -31,12 +32,6 @@ def score_all(reward: ClipScore, images: Tensor) -> Float[Tensor, "N A"]:
     parts = (clip.get_image_features(reward.preprocess(part)) for part in images.split(100))
     features = F.normalize(torch.cat([projected(part) for part in parts]), dim=-1)
     return reward.scale * features @ texts.T
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two series (ties broken by order: they are rare here)."""
-    ranks = torch.stack([a, b]).double().argsort(1).argsort(1).double()
-    return float(torch.corrcoef(ranks)[0, 1])
 
 
 def humps(values: Tensor, bandwidth: float = 0.3, depth: float = 0.03) -> int:
@@ -88,6 +83,20 @@ def comparisons(reward: ClipScore, taste: Taste, rounds: int = 40) -> dict[str, 
     }
 
 
+def damages(images: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    """The same images, damaged in the ways that a reward should mind."""
+    others = images.roll(1, 0)
+    return {
+        "blur 1.3": blur(images, 1.3),
+        "24 pixels": low_resolution(images, 24),
+        "noise 0.1": noise(images, 0.1, rng).clamp(0, 1),
+        "blend 0.5": 0.5 * images + 0.5 * others,
+        "chimera 0.5": chimera(images, others, 32),
+        "shuffle 0.5": shuffle(images, 0.5, 16, rng),
+        "melt 0.2": melt(images, 0.2, rng),
+    }
+
+
 def quality(reward: ClipScore, taste: Taste, decoded: np.ndarray, count: int = 4000) -> dict:
     """Figures on held-out pictures; effects, gap and drops in standard deviations of a prompt.
 
@@ -105,25 +114,16 @@ def quality(reward: ClipScore, taste: Taste, decoded: np.ndarray, count: int = 4
     gold = utility(taste, truth, torch.ones(count), cleanness(images))
 
     rng, few = batch_rng(0, stream=1), slice(0, len(decoded))
-    intact, others = images[few], images[few].roll(1, 0)
-    damaged = {
-        "blur 1.3": blur(intact, 1.3),
-        "24 pixels": low_resolution(intact, 24),
-        "noise 0.1": noise(intact, 0.1, rng).clamp(0, 1),
-        "blend 0.5": 0.5 * intact + 0.5 * others,
-        "chimera 0.5": chimera(intact, others, 32),
-        "shuffle 0.5": shuffle(intact, 0.5, 16, rng),
-        "melt 0.2": melt(intact, 0.2, rng),
-        "decoded": to_images(decoded),
-    }
+    damaged = damages(images[few], rng) | {"decoded": to_images(decoded)}
     after = {n: score_all(reward, d)[rows[few], animal[few]] for n, d in damaged.items()}
     drop = {n: ((score[few] - s) / std[few]).mean() for n, s in after.items()}
     again = (after["decoded"] - mean[few]) / std[few]
 
     other = every[rows, (animal + torch.from_numpy(rng.integers(1, len(ANIMALS), count))) % 45]
     pool = torch.where(torch.from_numpy(rng.random(count) < 0.15), (other - mean) / std, standard)
+    ranked = [correlations(score[g].numpy(), gold[g].numpy())[1] for g in groups]
     return comparisons(reward, taste) | {
-        "spearman": round(sum(spearman(score[g], gold[g]) for g in groups) / len(groups), 3),
+        "spearman": round(float(np.mean(ranked)), 3),
         "retrieval": round(float((every.argmax(1) == animal).float().mean()), 3),
         "own_above_other": round(float((score > other).float().mean()), 3),
         "std_within_prompt": round(float(std.mean()), 3),

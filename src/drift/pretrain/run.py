@@ -23,7 +23,7 @@ from drift.pretrain import (
     reward_quality,
     rewards,
 )
-from drift.pretrain.loop import TEST_SEED, TRAIN_SEED, Schedule, picture_set
+from drift.pretrain.loop import TEST_SEED, TRAIN_SEED, Schedule, picture_set, processes
 from drift.rewards import hpsv2, pickscore
 
 
@@ -47,6 +47,8 @@ def _load_autoencoder(work: Path) -> AutoencoderKL:
 
 def _model(work: Path, out: Path, scale: float) -> dict:
     pipe = denoiser.train(work, _load_autoencoder(work), _scaled(denoiser.SCHEDULE, scale))
+    if processes()[0] > 0:  # the first process judges and ships
+        return {}
     figures = denoiser.quality(pipe, load_probe(out / "probe"))
     pipe.to(torch.float16).save_pretrained(out / "model")
     return figures
@@ -106,8 +108,13 @@ def pretrain(part: str, *, work: Path, out: Path | None, scale: float) -> dict:
     """Train `part` (resuming what lies in `work`), ship it to `out`, and report its quality."""
     if scale <= 0:
         raise UserError(f"scale must be positive, got {scale}")
+    rank, count = processes()
+    if count > 1 and part != "model":
+        raise UserError(f"{part} trains in one process: only the model can use torchrun")
     out = out or SHIPPED
     figures = PARTS[part](work, out, scale)
+    if rank > 0:
+        return figures
     (work / f"{part}-quality.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(f"{part}: " + json.dumps(figures))
     return figures

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from drift.checkpoint import Checkpoint, list_checkpoints
+from drift.checkpoint import Checkpoint, checksum, list_checkpoints
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
 from drift.models import load_model
@@ -75,9 +75,7 @@ def sha256(paths: list[Path]) -> str:
     """One checksum over files, by name and content, in order of their paths."""
     total = hashlib.sha256()
     for path in sorted(paths):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name} {content}\n".encode())
+        total.update(f"{path.name} {checksum(path)}\n".encode())
     return total.hexdigest()
 
 
