@@ -126,7 +126,7 @@ def _generate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _pretrain_arguments(p: argparse.ArgumentParser) -> None:
-    parts = ["autoencoder", "model", "rewards", "encoder", "probe"]
+    parts = ["autoencoder", "clip", "model", "rewards", "encoder", "probe"]
     p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
     p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
     p.add_argument("--out", type=Path, help="weights folder; default the package's own")

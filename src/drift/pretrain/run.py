@@ -45,7 +45,17 @@ def _load_autoencoder(work: Path) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
+def _clip(work: Path, out: Path, scale: float) -> dict:
+    """Kept in the work folder: the model has its text tower, and the rewards descend from it."""
+    tokenizer = build_tokenizer(work / "tokenizer")
+    trained, _ = clip.train_clip(work, tokenizer, _scaled(clip.CONTRASTIVE, scale))
+    clip.save_transformers(trained, tokenizer, work / "clip")
+    return {}
+
+
 def _model(work: Path, out: Path, scale: float) -> dict:
+    if not (work / "clip").is_dir():
+        raise UserError(f"{work}: pretrain the clip first")
     pipe = denoiser.train(work, _load_autoencoder(work), _scaled(denoiser.SCHEDULE, scale))
     if processes()[0] > 0:  # the first process judges and ships
         return {}
@@ -98,6 +108,7 @@ def _rewards(work: Path, out: Path, scale: float) -> dict:
 PARTS: dict[str, Callable[[Path, Path, float], dict]] = {
     "probe": _probe,
     "autoencoder": _autoencoder,
+    "clip": _clip,
     "model": _model,
     "rewards": _rewards,
     "encoder": _encoder,
