@@ -46,6 +46,17 @@ def test_weights_and_moments_come_back_bit_for_bit(trained, tiny_model, tmp_path
             assert torch.equal(value, after[index][key])
 
 
+def test_the_methods_state_comes_back_as_it_was(trained, tiny_model, tmp_path):
+    rewards = torch.randn(5, generator=torch.Generator().manual_seed(0)).tolist()
+    save_checkpoint(tmp_path, 1, *trained, {"a fox": rewards, "ein Käfer": []})
+    save_checkpoint(tmp_path, 2, *trained)
+    (one, two), _ = list_checkpoints(tmp_path)
+    assert load_checkpoint(one, *fresh(tiny_model)) == {"a fox": rewards, "ein Käfer": []}
+    assert load_checkpoint(two, *fresh(tiny_model)) == {}
+    (one.folder / "method_state.json").write_text("{}")
+    assert "'method_state.json' is damaged" in list_checkpoints(tmp_path)[1][0]
+
+
 def test_a_damaged_checkpoint_is_skipped_and_named(trained, tmp_path):
     save_checkpoint(tmp_path, 1, *trained)
     newest = save_checkpoint(tmp_path, 2, *trained)

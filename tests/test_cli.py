@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from drift.cli import main
+from drift.tracking import read_metrics
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -33,8 +34,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "file"]
 
 
+@pytest.mark.parametrize("method", ["ddpo", "grpo", "grpo-kl", "drift"])
+def test_smoke_trains_the_shipped_model_by_every_method(method, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "smoke", f"method={method}", "threads=1", "--quiet"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.splitlines()[-1] == f"wrote runs/smoke-{method}"
+    run = tmp_path / "runs" / f"smoke-{method}"
+    lines = read_metrics(run)
+    assert [(line["epoch"], line["update"]) for line in lines] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert lines[0]["first_clip_fraction"] == 0
+    assert lines[0]["max_ratio_error"] <= 1e-6
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert (lines[-1]["reference_kl"] > 0) == (method == "grpo-kl")
+    assert (run / "checkpoints/step-000002/pytorch_lora_weights.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
-    "command", ["train", "evaluate", "compare", "generate", "pretrain", "demo"]
+    "command", ["train", "doctor", "evaluate", "compare", "generate", "pretrain", "demo"]
 )
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as done:

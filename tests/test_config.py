@@ -3,6 +3,9 @@ from dataclasses import replace
 import pytest
 
 from drift.config import (
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
     load_recipe,
     load_run_config,
     read_prompts,
@@ -11,7 +14,18 @@ from drift.config import (
 )
 from drift.errors import UserError
 from drift.methods import METHODS
-from drift.methods.parts import NoisedPrompt, NoShaping, RandomSubset, RewardContrasted
+from drift.methods.parts import (
+    ClippedSurrogate,
+    DiversityShaping,
+    KeepAll,
+    Method,
+    NoisedPrompt,
+    NoShaping,
+    RandomSubset,
+    ReferenceKL,
+    RewardConcentrated,
+    RewardContrasted,
+)
 
 
 def test_drift_is_grpo_with_three_slots_replaced():
@@ -53,6 +67,161 @@ def test_a_run_reads_back_what_was_written(tmp_path):
         assert load_run_config(tmp_path) == config
 
 
+@pytest.mark.parametrize("name", ["sd15-pickscore", "sd15-hpsv2"])
+def test_the_papers_recipes_are_its_table_2(name):
+    config = load_recipe(name, [])
+    assert config.model == ModelConfig(
+        name="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        lora_rank=8,
+        lora_alpha=16,
+        target_modules=("to_q", "to_k", "to_v", "to_out.0"),
+    )
+    assert config.sampling == SamplingConfig(
+        steps=50,
+        eta=1.0,
+        guidance_scale=5.0,
+        prompts_per_epoch=16,
+        pool_size=16,
+        group_size=8,
+        batch_size=16,
+    )
+    assert config.optimizer == OptimizerConfig(
+        learning_rate=1e-4,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=1e-4,
+        epsilon=1e-8,
+        max_grad_norm=1.0,
+        updates_per_epoch=4,
+        micro_batch_size=2,
+    )
+    assert config.method == Method(
+        conditioning=NoisedPrompt(scale=0.05, tau1=0.4, tau2=1.0, mix=1.0, train=True, test=False),
+        selection=RewardConcentrated(),
+        shaping=DiversityShaping(weight=0.5, upper=1.0, gamma=1.0),
+        surrogate=ClippedSurrogate(clip_range=1e-4),
+    )
+    assert (config.seed, config.encoder, config.reward) == (42, "dreamsim", name[5:])
+    judged = config.evaluation
+    assert (judged.images_per_prompt, judged.steps, judged.guidance_scale) == (40, 50, 5.0)
+    assert len(read_prompts(judged.prompts)) == 40
+    assert len(read_prompts(config.prompts)) == 45
+
+
+@pytest.mark.parametrize("name", ["sd15-pickscore", "sd15-hpsv2"])
+def test_the_papers_batches_follow_from_its_geometry(name):
+    config = load_recipe(name, [])
+    assert config.images_sampled == 256  # 16 prompts x 16 candidates
+    assert config.images_kept == 128  # 16 prompts x 8
+    assert config.images_kept / config.optimizer.micro_batch_size == 64  # training steps
+    assert config.samples_per_update == 32 == 2 * 16  # train batch x accumulation
+    assert config.images_kept / config.samples_per_update == 4  # updates
+
+
+def test_the_papers_baselines_differ_in_the_method_alone():
+    drift = load_recipe("sd15-pickscore", [])
+    for method in METHODS:
+        config = load_recipe(f"sd15-pickscore-{method}", [])
+        assert (
+            replace(config, method=drift.method, method_name="drift", output=drift.output) == drift
+        )
+        assert config.method == METHODS[method]()
+    assert load_recipe("sd15-hpsv2-grpo-kl", []).method.regulariser == ReferenceKL(weight=0.001)
+
+
+@pytest.mark.parametrize("base", ["menagerie", "smoke"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_has_every_method_and_ablation_by_name(base, method):
+    config = load_recipe(f"{base}-{method}", [])
+    assert config == load_recipe(base, [f"method={method}"])
+    assert (config.method_name, config.output) == (method, f"runs/{base}-{method}")
+    # What belongs to the scale is the recipe's, all else the method's.
+    scaled = load_recipe(base, []).method.surrogate
+    assert config.method == replace(METHODS[method](), surrogate=scaled)
+
+
+def test_a_name_may_be_changed_by_overrides_like_any_other():
+    config = load_recipe("menagerie-grpo", ["method.selection.kind=none", "sampling.pool_size=10"])
+    assert config.method.selection == KeepAll()
+    assert (config.images_sampled, config.images_kept, config.samples_per_update) == (40, 40, 20)
+    assert load_recipe("menagerie-grpo", ["method=ddpo"]).method_name == "ddpo"
+
+
+def test_every_slot_can_be_switched_by_its_kind():
+    switched = load_recipe(
+        "menagerie",
+        [
+            "method.selection.kind=random",
+            "method.conditioning.kind=clean",
+            "method.shaping.kind=none",
+        ],
+    )
+    assert switched.method == load_recipe("menagerie-grpo", []).method
+    assert load_recipe("menagerie", ["method.timesteps.kind=window"]).method.timesteps.size == 4
+    assert load_recipe("menagerie", ["method.advantage.coupled=true"]).method.advantage.coupled
+    assert (
+        load_recipe("menagerie", ["method.regulariser.kind=kl"]).method.regulariser.weight == 0.001
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (
+            ["method=grpo-kl", "method.regulariser.weight=-0.1"],
+            "method.regulariser.kl: weight (beta) must not be negative, got -0.1",
+        ),
+        (["method=ddpo", "sampling.eta=0"], "sampling: eta must lie in (0, 1], got 0.0"),
+        (
+            ["method.conditioning.tau1=0.9", "method.conditioning.tau2=0.4"],
+            "method.conditioning.noised: tau1 (0.9) must be below tau2 (0.4)",
+        ),
+        (
+            ["method.conditioning.tau1=1"],
+            "method.conditioning.noised: tau1 (1.0) must be below tau2 (1.0)",
+        ),
+        (
+            ["sampling.pool_size=8"],
+            "sampling: group_size (10) is larger than pool_size (8)",
+        ),
+        (
+            ["method.selection.kind=none"],
+            "method.selection 'none' keeps the whole pool: pool_size (20) must be group_size (10)",
+        ),
+        (["encoder="], "method.shaping.weight is 0.5, but encoder is empty"),
+        (
+            ["method=drift-coupled", "encoder="],
+            "method.shaping.weight is 0.5, but encoder is empty",
+        ),
+        (
+            ["method.shaping.weight=-1"],
+            "method.shaping.diversity: weight (lambda) must not be negative, got -1.0",
+        ),
+        (
+            ["method.shaping.upper=0"],
+            "method.shaping.diversity: upper (sigma) must be positive, got 0.0",
+        ),
+        (
+            ["optimizer.updates_per_epoch=3"],
+            "the 40 kept samples of an epoch do not divide into updates_per_epoch (3)",
+        ),
+        (
+            ["method=ddpo-buffered", "method.advantage.buffer_size=4"],
+            "method.advantage.buffered: min_count (16) must lie in [2, buffer_size (4)]",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_fields_and_their_values(overrides, named):
+    with pytest.raises(UserError) as refused:
+        load_recipe("menagerie", overrides)
+    assert str(refused.value) == f"menagerie: {named}"
+
+
+def test_an_encoder_is_needed_for_shaping_only():
+    assert load_recipe("menagerie-grpo", ["encoder="]).encoder == ""
+    assert load_recipe("menagerie", ["encoder=", "method.shaping.weight=0"]).encoder == ""
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -66,7 +235,7 @@ def test_a_run_reads_back_what_was_written(tmp_path):
         ("sampling.eta=0", "eta must lie in (0, 1]"),
         ("optimizer.learning_rate=-1", "learning_rate must be positive"),
         ("optimizer.updates_per_epoch=7", "updates_per_epoch (7)"),
-        ("method=foo", "there is no 'foo'; known are grpo, drift"),
+        ("method=foo", "there is no 'foo'; known are ddpo,"),
         ("method.conditioning.tau1=2", "tau1 (2.0) must be below tau2"),
         ("method.shaping.typo=1", "method.shaping.diversity.typo"),
         ("method.selection.kind=best", "'concentrated'"),
@@ -82,8 +251,9 @@ def test_bad_input_is_refused_in_one_line_that_names_it(override, named):
 
 
 def test_an_unknown_recipe_lists_those_there_are():
-    with pytest.raises(UserError, match="shipped are .*menagerie"):
-        load_recipe("nope", [])
+    for name in ("nope", "menagerie-nope", "nope-grpo"):
+        with pytest.raises(UserError, match=f"no recipe '{name}'; shipped are .*menagerie"):
+            load_recipe(name, [])
 
 
 def test_prompt_lists():
@@ -92,6 +262,7 @@ def test_prompt_lists():
     train, held_out = read_prompts("menagerie-train"), read_prompts("menagerie-heldout")
     assert not set(train) & set(held_out)
     assert sorted(train + held_out) == sorted(everything)
+    assert read_prompts("animals-40") == everything[:40]
 
 
 def test_bad_prompt_files(tmp_path):

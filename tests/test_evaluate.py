@@ -1,6 +1,7 @@
 """Evaluations of a tiny real run: same seeds for all, complete or absent, never done twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from drift import evaluate as module
 from drift.checkpoint import save_checkpoint
-from drift.config import TrainConfig, to_yaml
+from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.evaluate import evaluate
 from drift.functional.diversity import mean_pairwise_distance
@@ -108,6 +109,25 @@ def test_a_run_is_judged_against_its_base(judges, run):
     assert metrics["settings"]["prompts"] == PROMPTS and metrics["settings"]["seed"] == 7
     assert len(metrics["model"]["sha256"]) == len(metrics["adapter"]["sha256"]) == 64
     assert not list((run / "evaluations").glob(".*"))
+
+
+def test_prompt_noise_at_test_is_on_the_checkpoints_alone_and_told(judges, run):
+    def drawn():
+        folders = evaluate(run, checkpoints="20", overrides=QUICK)
+        adapter = json.loads((folders[1] / "metrics.json").read_text())["adapter"]
+        return *(np.load(f / "images.npz")["images"] for f in folders), adapter
+
+    base, clean, adapter = drawn()  # an untrained LoRA, by GRPO
+    assert np.array_equal(base, clean)
+    assert "conditioning" not in adapter
+    config = load_run_config(run)
+    for method, told in [("drift", None), ("drift-noise-test", "noised")]:
+        changed = replace(config, method=METHODS[method]())
+        (run / "config.yaml").write_text(to_yaml(changed))
+        again, images, adapter = drawn()
+        assert np.array_equal(again, base)
+        assert np.array_equal(images, clean) == (told is None)
+        assert adapter.get("conditioning", {}).get("kind") == told
 
 
 def test_the_same_is_not_evaluated_twice(judges, run, capsys):

@@ -16,10 +16,10 @@ from drift.report import runs
 SEEDS = [3, 12]
 
 
-def make_run(folder, model_folder, epochs=(2,)):
+def make_run(folder, model_folder, epochs=(2,), method="drift"):
     """A run folder with checkpoints whose LoRA has been shaken enough to be seen."""
     config = TrainConfig(
-        prompts="animals", method=METHODS["drift"](), reward="", model={"name": str(model_folder)}
+        prompts="animals", method=METHODS[method](), reward="", model={"name": str(model_folder)}
     )
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
@@ -78,6 +78,23 @@ def test_a_plain_model_and_the_base_of_its_run_draw_the_same(tiny_model, tmp_pat
     plain = generate(tiny_model, ["a cat"], out=tmp_path / "plain", **settings)
     base = generate(run, ["a cat"], out=tmp_path / "base", checkpoint="base", **settings)
     assert [p.read_bytes() for p in plain] == [p.read_bytes() for p in base]
+
+
+def test_prompt_noise_at_test_is_the_methods_choice_and_never_the_base_models(tiny_model, tmp_path):
+    settings = {"seeds": SEEDS, "steps": 2, "guidance_scale": 2.0}
+
+    def drawn(method, checkpoint):
+        run = tmp_path / method
+        if not run.exists():
+            make_run(run, tiny_model, method=method)
+        out = tmp_path / "out" / method / checkpoint
+        paths = generate(run, ["a cat"], out=out, checkpoint=checkpoint, **settings)
+        return [path.read_bytes() for path in paths]
+
+    clean = drawn("grpo", "last")
+    assert drawn("drift", "last") == clean  # its noise is for training only
+    assert drawn("drift-noise-test", "last") != clean
+    assert drawn("drift-noise-test", "base") == drawn("grpo", "base")
 
 
 def test_file_names_are_short_safe_and_all_different():

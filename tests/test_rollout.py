@@ -1,6 +1,8 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
+from drift.functional.dynamics import ddim_step
 from drift.methods.parts import CleanPrompt, NoisedPrompt
 from drift.models import load_model
 from drift.rollout import rollout
@@ -58,6 +60,27 @@ def test_the_prompts_noise_changes_the_sample_and_repeats(model):
 def test_eta_zero_is_deterministic_and_has_no_log_probability(model):
     out = draw(model, [[1]], eta=0.0)
     assert (out.log_probs == 0).all()
+
+
+def test_a_last_step_to_the_clean_image_is_deterministic_and_has_no_log_probability(tiny_model):
+    model = load_model(str(tiny_model))
+    schedule = model.schedule(4)
+    assert schedule.stochastic == 4  # the final alpha of Stable Diffusion is below 1
+    model.pipe.scheduler = DDIMScheduler.from_config(
+        model.pipe.scheduler.config, set_alpha_to_one=True
+    )
+    schedule = model.schedule(4)
+    assert schedule.stochastic == 3
+    assert schedule.next_alphas[-1] == 1
+    out = draw(model, [[1, 2]])
+    assert (out.log_probs[:, :, 3] == 0).all()
+    assert (out.log_probs[:, :, :3] != 0).all()
+    x, embeds = out.latents[0, :, 3], out.prompt_embeds.expand(2, -1, -1)
+    with torch.no_grad():
+        noise_pred = model.predict_noise(x, schedule.timesteps[3:].expand(2), embeds, 2.0)
+    mean, std = ddim_step(x, noise_pred, schedule.alphas[3], schedule.next_alphas[3], eta=1.0)
+    assert std == 0
+    torch.testing.assert_close(out.latents[0, :, 4], mean, rtol=1e-5, atol=1e-5)
 
 
 def test_keeping_candidates_keeps_their_whole_rows(model):

@@ -44,7 +44,7 @@ def timeless(run):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(run)]
 
 
-@pytest.mark.parametrize("method", ["grpo", "drift"])
+@pytest.mark.parametrize("method", ["ddpo", "grpo", "grpo-kl", "drift"])
 def test_a_run_leaves_what_it_promises(config, method):
     run = train(config(method), progress=False)
     lines = read_metrics(run)
@@ -56,6 +56,87 @@ def test_a_run_leaves_what_it_promises(config, method):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     assert yaml.safe_load((run / "config.yaml").read_text())["method_name"] == method
     assert "torch" in json.loads((run / "environment.json").read_text())["packages"]
+
+
+# In a group of two both images are equally far from the other: nothing for shaping to tell apart.
+THREE = ["epochs=1", "sampling.pool_size=6", "sampling.group_size=3"]
+
+
+def test_metrics_tell_what_an_epoch_was_like(config):
+    line, after = read_metrics(train(config("drift", "run", *THREE), progress=False))
+    assert len(line["log_prob_gap"]) == len(line["prompt_signal"]) == 3  # one a step
+    assert max(line["log_prob_gap"]) < 1e-6 < max(after["log_prob_gap"])
+    # The nearer to pure noise, the less of the prompt is left; below tau1 nothing is lost.
+    assert line["prompt_signal"] == sorted(line["prompt_signal"])
+    assert line["prompt_signal"][0] < 0.9 and line["prompt_signal"][-1] == 1
+    for name in ("total", "extrinsic", "intrinsic"):
+        assert line["advantages"][name]["mean"] == pytest.approx(0, abs=1e-4)
+        assert line["advantages"][name]["abs_max"] > 0
+    assert line["first_clip_fraction"] == line["clip_fraction"] == 0
+    assert {"approx_kl", "grad_norm", "reference_kl", "loss"} <= line.keys()
+    assert line["diversity"] > 0
+    assert 0 <= line["intrinsic_clipped"] <= 1
+    assert line["unique_rewards"] == 3
+    assert line["kept_std_ratio"] > 0
+    assert line["kept_mean_shift"] != 0
+    assert line["seconds"].keys() == {"rollout", "scoring", "preflight", "update"}
+
+
+def test_a_warning_is_told_once_and_names_the_field(config, capsys):
+    few = ["sampling.steps=2", "method.conditioning.scale=100"]
+    train(config("drift", "run", *few), progress=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if "of the prompt" in line]
+    assert len(told) == 1
+    assert told[0].startswith("epoch 1: prompt noise leaves under 5%")
+    assert "method.conditioning.tau2" in told[0]
+
+
+OFF = {
+    "parts of other kinds": [
+        "method.selection.kind=random",
+        "method.conditioning.kind=clean",
+        "method.shaping.kind=none",
+    ],
+    "parts that do nothing": [
+        "method.selection.kind=random",
+        "method.conditioning.train=false",
+        "method.shaping.weight=0",
+    ],
+}
+
+
+@pytest.mark.parametrize("off", OFF.values(), ids=OFF)
+def test_drift_with_all_parts_off_is_grpo_bit_for_bit(config, off):
+    grpo = train(config("grpo", "grpo"), progress=False)
+    drift = train(config("drift", "drift", *off), progress=False)
+    assert_equal_weights(grpo, drift)
+    for ours, theirs in zip(read_metrics(drift), read_metrics(grpo), strict=True):
+        for name in ("reward_mean", "kept_reward_mean", "diversity", "loss", "grad_norm"):
+            assert ours[name] == theirs[name]
+
+
+def test_every_part_of_drift_makes_a_difference(config):
+    grpo = train(config("grpo", "grpo", *THREE), progress=False)
+    file = "checkpoints/step-000001/pytorch_lora_weights.safetensors"
+    weights = load_file(grpo / file)
+    for part in ("sampling", "prompting", "shaping"):
+        run = train(config(f"drift-{part}-only", part, *THREE), progress=False)
+        other = load_file(run / file)
+        assert any(not torch.equal(weights[key], other[key]) for key in weights)
+
+
+def test_ddpo_is_grpo_where_an_epoch_has_one_prompt(config):
+    one = ["sampling.prompts_per_epoch=1", "sampling.pool_size=6", "sampling.group_size=4"]
+    grpo, ddpo = (train(config(m, m, *one), progress=False) for m in ("grpo", "ddpo"))
+    assert_equal_weights(grpo, ddpo)
+    assert timeless(grpo) == timeless(ddpo)
+
+
+def test_ddpo_and_grpo_part_where_an_epoch_has_two(config):
+    grpo, ddpo = (train(config(m, m, "epochs=1"), progress=False) for m in ("grpo", "ddpo"))
+    one, other = read_metrics(grpo)[0]["advantages"], read_metrics(ddpo)[0]["advantages"]
+    assert read_metrics(grpo)[0]["reward_mean"] == read_metrics(ddpo)[0]["reward_mean"]
+    assert one != other
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(config):
@@ -78,6 +159,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(config):
     assert (parts / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_resumed_run_remembers_what_its_method_had_seen(config, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a fox\na bee\n")
+    own = [f"prompts={tmp_path / 'prompts.txt'}", "epochs=3"]
+    own += ["method.advantage.buffer_size=6", "method.advantage.min_count=4"]
+    whole = train(config("ddpo-buffered", "whole", *own), progress=False)
+    train(config("ddpo-buffered", "parts", *own, "epochs=1"), progress=False)
+    parts = train(config("ddpo-buffered", "parts", *own), resume=True, progress=False)
+    assert_equal_weights(whole, parts, epoch=3)
+    assert timeless(whole) == timeless(parts)
+    for epoch, rewards in [(1, 2), (2, 4), (3, 6)]:  # two a prompt and epoch
+        state = f"checkpoints/step-{epoch:06d}/method_state.json"
+        remembered = json.loads((parts / state).read_text())
+        assert {prompt: len(row) for prompt, row in remembered.items()} == {
+            "a fox": rewards,
+            "a bee": rewards,
+        }
+        assert remembered == json.loads((whole / state).read_text())
+
+
 def test_a_folder_holds_one_run(config):
     train(config("grpo", "run", "epochs=1"), progress=False)
     with pytest.raises(UserError, match="already holds a run"):
@@ -90,6 +190,14 @@ def test_an_output_that_cannot_be_written_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="output: cannot write"):
         train(config("grpo", "file/run"), progress=False)
+
+
+def test_more_steps_than_the_model_has_times_are_refused_before_anything_is_written(
+    config, tmp_path
+):
+    with pytest.raises(UserError, match="1000 times do not hold 1001 steps"):
+        train(config("grpo", "run", "sampling.steps=1001"), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_written_when_a_part_is_missing(config, tmp_path):

@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from drift.config import load_recipe
 from drift.functional.advantages import group_advantages
-from drift.methods.parts import NoisedPrompt, ReferenceKL
+from drift.methods.parts import NoisedPrompt, RandomSteps, ReferenceKL, WindowSteps
 from drift.models import load_model
 from drift.rollout import rollout
 from drift.update import update_policy
@@ -56,8 +57,8 @@ def kept_rollout(model, config):
 ADVANTAGES = group_advantages(torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 1.0, 5.0]]))
 
 
-def run(model, config):
-    kept = kept_rollout(model, config)
+def run(model, config, kept=None):
+    kept = kept or kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.trainable_parameters()]
     stats = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
@@ -75,7 +76,7 @@ def test_before_the_first_update_every_ratio_is_one(model, conditioning):
     assert stats[1].max_ratio_error > 1e-6  # the first update has moved the policy
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 5])
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 8])
 def test_the_gradient_does_not_depend_on_the_micro_batch(model, tiny_model, micro_batch_size):
     one = settings(updates_per_epoch=1, micro_batch_size=32, max_grad_norm=1e9)
     _, expected = run(model, one)
@@ -90,7 +91,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(model, tiny_model, micr
         other, replace(one, optimizer=replace(one.optimizer, micro_batch_size=micro_batch_size))
     )
     for mine, theirs in zip(moved, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
 def test_an_update_raises_the_probability_of_what_was_better(model):
@@ -112,3 +113,90 @@ def test_the_reference_kl_counts_and_pulls_back(model):
     stats = update_policy(model, optimizer, kept, nothing, config, epoch=1)
     assert stats[0].reference_kl > 0
     assert stats[0].grad_norm > 0  # advantages are 0: the gradient is the KL's alone
+
+
+def test_the_log_prob_gap_is_told_for_every_step(model):
+    stats, _ = run(model, settings(micro_batch_size=3))
+    before, after = (one.log_prob_gap for one in stats)
+    assert len(before) == len(after) == 4
+    assert max(before) < 1e-6
+    assert all(gap > 1e-6 for gap in after)
+
+
+def test_steps_that_are_not_trained_on_are_never_looked_at(model):
+    config = settings(method={"timesteps": WindowSteps(size=2, every=1)}, micro_batch_size=3)
+    kept = kept_rollout(model, config)
+    kept.log_probs[:, :, 2:] = torch.nan  # epoch 1 trains on the first two of four
+    stats, moved = run(model, config, kept)
+    assert stats[0].log_prob_gap[:2] == pytest.approx([0, 0], abs=1e-6)
+    assert stats[0].log_prob_gap[2:] == [None, None]
+    assert all(change.isfinite().all() for change in moved)
+    assert any(change.any() for change in moved)
+
+
+def test_the_window_slides_from_epoch_to_epoch(model):
+    config = settings(method={"timesteps": WindowSteps(size=1, every=1)}, updates_per_epoch=1)
+    kept = kept_rollout(model, config)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
+    for epoch, trained in [(1, 0), (2, 1), (4, 3), (5, 0)]:
+        (stats,) = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch)
+        assert [k for k, gap in enumerate(stats.log_prob_gap) if gap is not None] == [trained]
+
+
+def test_a_random_subset_of_steps_is_the_same_for_a_whole_group(model):
+    method = {"timesteps": RandomSteps(fraction=0.5)}
+    config = settings(method=method, updates_per_epoch=4, micro_batch_size=3)
+    kept = kept_rollout(model, config)
+    schedule, seen = model.schedule(4), []
+
+    def note(_, args):
+        half = len(args[0]) // 2  # the other half repeats it, for guidance
+        for x, t in zip(args[0][:half], args[1][:half], strict=True):
+            step = schedule.timesteps.tolist().index(int(t))
+            same = (kept.latents[:, :, step] == x).flatten(2).all(2)
+            seen.append((*same.nonzero()[0].tolist(), step))
+
+    model.network.register_forward_pre_hook(note)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
+    chosen = []  # for each of three epochs, the two steps of each prompt
+    for epoch in (1, 2, 3):
+        seen.clear()
+        update_policy(model, optimizer, kept, ADVANTAGES, config, epoch)
+        assert len(set(seen)) == len(seen) == 2 * 4 * 2  # each pair once
+        steps = {(p, g): {k for q, h, k in seen if (q, h) == (p, g)} for p, g, _ in seen}
+        for p in range(2):
+            assert len(steps[p, 0]) == 2
+            assert all(steps[p, g] == steps[p, 0] for g in range(4))
+        chosen.append([steps[0, 0], steps[1, 0]])
+    assert any(one != other for one, other in chosen)  # each prompt its own
+    assert chosen[0] != chosen[1] or chosen[1] != chosen[2]  # each epoch anew
+
+
+def test_all_of_the_steps_at_random_is_all_of_the_steps(model):
+    plain = settings(updates_per_epoch=1)
+    kept = kept_rollout(model, plain)
+    everything = settings(method={"timesteps": RandomSteps(fraction=1.0)}, updates_per_epoch=1)
+    gradients = []
+    for config in (plain, everything):
+        optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
+        (stats,) = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
+        gradients.append(stats.grad_norm)
+    assert gradients[0] == gradients[1] > 0
+
+
+@pytest.mark.parametrize("method", [{}, {"regulariser": ReferenceKL(weight=0.5)}])
+def test_a_last_step_without_noise_is_taken_but_never_trained(model, method):
+    model.pipe.scheduler = DDIMScheduler.from_config(
+        model.pipe.scheduler.config, set_alpha_to_one=True
+    )
+    config = settings(method=method)
+    kept = kept_rollout(model, config)
+    assert (kept.log_probs[:, :, 3] == 0).all()
+    assert (kept.log_probs[:, :, :3] != 0).all()
+    assert kept.latents.shape[2] == 5
+    stats, moved = run(model, config, kept)
+    for one in stats:
+        assert one.log_prob_gap[3] is None
+        assert None not in one.log_prob_gap[:3]
+        assert one.grad_norm > 0
+    assert all(change.isfinite().all() for change in moved)

@@ -42,7 +42,13 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def save_checkpoint(run: Path, epoch: int, model, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    run: Path,
+    epoch: int,
+    model,
+    optimizer: torch.optim.Optimizer,
+    method_state: dict[str, Any] | None = None,
+) -> Path:
     """Write `run/checkpoints/step-<epoch>`; returns the folder."""
     target = run / "checkpoints" / f"step-{epoch:06d}"
     partial = target.with_name(f".{target.name}.partial")
@@ -52,6 +58,7 @@ def save_checkpoint(run: Path, epoch: int, model, optimizer: torch.optim.Optimiz
     moments = optimizer.state_dict()["state"]
     flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
     save_file({k: v.contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
+    (partial / "method_state.json").write_text(json.dumps(method_state or {}))
     files = {file.name: checksum(file) for file in sorted(partial.iterdir())}
     manifest = {"epoch": epoch, "files": files}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -85,8 +92,10 @@ def list_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
     return valid, [f"{folder}: {c}" for folder, c in found if isinstance(c, str)]
 
 
-def load_checkpoint(checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer) -> None:
-    """Restore adapter and optimizer in place."""
+def load_checkpoint(
+    checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore adapter and optimizer in place; returns the method's running state."""
     model.load_adapter(checkpoint.folder)
     flat = load_file(checkpoint.folder / "optimizer.safetensors")
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -99,3 +108,4 @@ def load_checkpoint(checkpoint: Checkpoint, model, optimizer: torch.optim.Optimi
             f"{checkpoint.folder}: optimizer state of {len(state)} tensors does not fit"
         )
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return json.loads((checkpoint.folder / "method_state.json").read_text())

@@ -19,6 +19,14 @@ def _train(args: argparse.Namespace) -> None:
     print(f"wrote {run}")
 
 
+def _doctor(args: argparse.Namespace) -> None:
+    from drift.config import load_recipe
+    from drift.doctor import examine
+
+    if not examine(load_recipe(args.recipe, args.overrides)):
+        raise UserError("this run could not start; see above")
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from drift.evaluate import evaluate
 
@@ -95,10 +103,15 @@ def _demo_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("recipe", help="a shipped recipe's name, or a YAML file")
+    p.add_argument("recipe", help="a shipped recipe (smoke, menagerie-grpo), or a YAML file")
     _overrides(p)
     p.add_argument("--resume", action="store_true", help="go on where the run in `output` stopped")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _doctor_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="as for train")
+    _overrides(p)
 
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
@@ -140,6 +153,11 @@ COMMANDS = {
         "GRPO and DRIFT on the embedded world: one page, minutes, two cores",
     ),
     "train": (_train, _train_arguments, "fine-tune a model with a recipe"),
+    "doctor": (
+        _doctor,
+        _doctor_arguments,
+        "is everything there, is the replay exact, what will a run cost? trains nothing",
+    ),
     "evaluate": (
         _evaluate,
         _evaluate_arguments,

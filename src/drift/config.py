@@ -13,17 +13,12 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from drift.errors import UserError
+from drift.errors import UserError, refuse
 from drift.methods import METHODS
 from drift.methods.parts import Method
 
 RECIPES = Path(__file__).parent / "recipes"
 STRICT = ConfigDict(extra="forbid")
-
-
-def refuse(condition: bool, message: str) -> None:
-    if condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -108,7 +103,7 @@ class TrainConfig:
     prompts: str  # a text file, one prompt a line, or the name of a shipped list
     method: Method
     reward: str
-    encoder: str = "dreamsim-tiny"  # measures, and under DRIFT rewards, intra-group diversity
+    encoder: str = "dreamsim-tiny"  # measures, and under DRIFT rewards, diversity; "" for none
     output: str = "runs/run"
     seed: int = 42  # Table 2
     epochs: int = 100
@@ -121,15 +116,38 @@ class TrainConfig:
     method_name: str = ""  # what `method` was built from; for people, not read by the code
 
     def __post_init__(self) -> None:
-        kept = self.sampling.prompts_per_epoch * self.sampling.group_size
+        method, sampling = self.method, self.sampling
         refuse(
-            kept % self.optimizer.updates_per_epoch != 0,
-            f"the {kept} kept samples of an epoch do not divide into "
+            method.selection.kind == "none" and sampling.pool_size != sampling.group_size,
+            f"method.selection 'none' keeps the whole pool: pool_size ({sampling.pool_size}) must "
+            f"be group_size ({sampling.group_size})",
+        )
+        refuse(
+            method.shaping.weight > 0 and not self.encoder,
+            f"method.shaping.weight is {method.shaping.weight}, but encoder is empty",
+        )
+        refuse(
+            self.images_kept % self.optimizer.updates_per_epoch != 0,
+            f"the {self.images_kept} kept samples of an epoch do not divide into "
             f"updates_per_epoch ({self.optimizer.updates_per_epoch})",
         )
         refuse(
             min(self.epochs, self.checkpoint_every) < 1, "epochs and checkpoint_every: at least 1"
         )
+
+    @property
+    def images_sampled(self) -> int:
+        """Of an epoch."""
+        return self.sampling.prompts_per_epoch * self.sampling.pool_size
+
+    @property
+    def images_kept(self) -> int:
+        """Of an epoch."""
+        return self.sampling.prompts_per_epoch * self.sampling.group_size
+
+    @property
+    def samples_per_update(self) -> int:
+        return self.images_kept // self.optimizer.updates_per_epoch
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -203,14 +221,28 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def _find_recipe(name: str) -> tuple[Path, str | None]:
+    """File, and the method if `name` ends in one: "menagerie-grpo" is menagerie by GRPO."""
+    if (RECIPES / f"{name}.yaml").is_file():
+        return RECIPES / f"{name}.yaml", None
+    for method in METHODS:
+        base = RECIPES / f"{name.removesuffix('-' + method)}.yaml"
+        if name.endswith("-" + method) and base.is_file():
+            return base, method
+    if not Path(name).is_file():
+        raise UserError(
+            f"there is no recipe '{name}'; shipped are {', '.join(recipe_names())}, each also with "
+            "a method's name behind it, as in menagerie-grpo"
+        )
+    return Path(name), None
+
+
 def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
-    """A shipped recipe or a YAML file, with `key.sub=value` overrides, validated."""
-    path = RECIPES / f"{recipe}.yaml"
-    if not path.exists():
-        path = Path(recipe)
-    if not path.is_file():
-        raise UserError(f"there is no recipe '{recipe}'; shipped are {', '.join(recipe_names())}")
+    """A shipped recipe (or "<recipe>-<method>") or a YAML file, with `key.sub=value` overrides."""
+    path, method = _find_recipe(recipe)
     raw = _read_yaml(path)
+    if method:
+        _apply(raw, ["method"], method)
     for override in overrides:
         _apply(raw, *_parse_override(override))
     parts = raw.pop("parts", None) or {}

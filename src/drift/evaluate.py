@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from drift.errors import UserError
 from drift.hub import SHIPPED, locate
 from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
-from drift.methods.parts import CleanPrompt
+from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, to_pixels, webp
@@ -37,8 +38,14 @@ from drift.types import PolicyModel
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
 
 
-def sample(model: PolicyModel, prompts: list[str], config: EvaluateConfig, title: str) -> Pixels:
-    """Image k of every prompt from seed `config.seed + k`, under the clean prompt."""
+def sample(
+    model: PolicyModel,
+    prompts: list[str],
+    config: EvaluateConfig,
+    conditioning: Conditioning,
+    title: str,
+) -> Pixels:
+    """Image k of every prompt from seed `config.seed + k`."""
     N = config.images_per_prompt
     at_once, parts = max(1, config.batch_size // N), []
     with tqdm(total=len(prompts) * N, desc=f"{title}: sampling", unit="image") as bar:
@@ -52,7 +59,7 @@ def sample(model: PolicyModel, prompts: list[str], config: EvaluateConfig, title
                 guidance_scale=config.guidance_scale,
                 eta=config.eta,
                 batch_size=config.batch_size,
-                conditioning=CleanPrompt(),
+                conditioning=conditioning,
             )
             parts.append(to_pixels(drawn.images))
             bar.update(len(chunk) * N)
@@ -94,6 +101,9 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
     prompts = read_prompts(name, field="evaluation.prompts")
     _check(asked)
+    encoders = [name for name in asked.encoders or (config.encoder,) if name]
+    if not encoders:
+        raise UserError("evaluation.encoders: diversity needs at least one encoder")
     rewards = asked.rewards or ((config.reward,) if config.reward else ())
     return {
         "prompts": prompts,
@@ -103,7 +113,7 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         "guidance_scale": asked.guidance_scale,
         "eta": asked.eta,
         "rewards": list(rewards),
-        "encoders": list(asked.encoders or (config.encoder,)),
+        "encoders": encoders,
         "judge": probed and any(map(animal_of, prompts)),
     }
 
@@ -176,6 +186,7 @@ def evaluate(
         "model": {"name": config.model.name, "sha256": runs.model_sha256(model_folder)},
         "adapter": None,
     }
+    conditioning = config.method.conditioning.at_test()
     base_folder = runs.evaluation_folder(run, 0)
     if base is not None and not _is_same(base_folder, wanted):
         _share_base(base, base_folder, wanted)
@@ -184,6 +195,8 @@ def evaluate(
     for checkpoint in chosen:
         checksum = runs.sha256([checkpoint.folder / LORA_FILE])
         adapter = {"epoch": checkpoint.epoch, "sha256": checksum}
+        if conditioning != CleanPrompt():
+            adapter["conditioning"] = asdict(conditioning)
         folder = runs.evaluation_folder(run, checkpoint.epoch)
         jobs.append((folder, checkpoint, wanted | {"adapter": adapter}))
     todo = [job for job in jobs if not _is_same(job[0], job[2])]
@@ -207,7 +220,8 @@ def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_fold
         start, title = time.perf_counter(), folder.name
         if checkpoint is not None:
             runs.put_adapter(model, config, checkpoint)
-        pixels = sample(model, settings["prompts"], config.evaluation, title)
+        at_test = config.method.conditioning.at_test() if checkpoint else CleanPrompt()
+        pixels = sample(model, settings["prompts"], config.evaluation, at_test, title)
         probed = pixels.shape[2:4] == (64, 64)
         seen = judges if probed else Judges(judges.rewards, judges.encoders, None)
         figures, features = measure(pixels, settings["prompts"], seen, title)

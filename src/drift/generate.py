@@ -62,6 +62,7 @@ def generate(
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
     model = runs.load_policy(config, chosen[0] if chosen else None)
     out.mkdir(parents=True, exist_ok=True)
+    conditioning = config.method.conditioning.at_test() if chosen else CleanPrompt()
     paths, rows = [], []
     names = zip(prompts, slugs(prompts), strict=True)
     for prompt, slug in tqdm(names, total=len(prompts), desc="drawing", unit="prompt"):
@@ -73,7 +74,7 @@ def generate(
             guidance_scale=guidance_scale,
             eta=eta,
             batch_size=batch_size,
-            conditioning=CleanPrompt(),
+            conditioning=conditioning,
         )
         rows.append(to_pixels(drawn.images)[0])
         for seed, pixels in zip(seeds, rows[-1], strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drift.functional.dynamics import ddim_step, gaussian_log_prob
 from drift.functional.noise import trajectory_noise
-from drift.methods.parts import CleanPrompt, NoisedPrompt
+from drift.methods.parts.conditioning import Conditioning
 from drift.types import PolicyModel, Rollout
 
 
@@ -21,11 +21,11 @@ def denoise(
     steps: int,
     guidance_scale: float,
     eta: float,
-    conditioning: CleanPrompt | NoisedPrompt,
+    conditioning: Conditioning,
 ) -> tuple[Float[Tensor, "B {steps}+1 c h w"], Float[Tensor, "B {steps}"]]:
     """DDIM in its SDE form: every state of each trajectory, and the log-probability of each step.
 
-    At eta = 0 the steps are deterministic and have no log-probability: it is returned as 0.
+    A deterministic step (eta = 0, or a last one without noise) has none: it is returned as 0.
     """
     schedule = model.schedule(steps)
     noise = trajectory_noise(seeds, model.latent_shape, steps).to(prompt_embeds.device)
@@ -38,7 +38,8 @@ def denoise(
         noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
         mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.next_alphas[k], eta)
         latents.append(mean + std * noise[k + 1])
-        log_probs.append(gaussian_log_prob(latents[-1], mean, std) if eta else x.new_zeros(batch))
+        drawn = eta > 0 and k < schedule.stochastic
+        log_probs.append(gaussian_log_prob(latents[-1], mean, std) if drawn else x.new_zeros(batch))
     return torch.stack(latents, 1), torch.stack(log_probs, 1)
 
 
@@ -51,7 +52,7 @@ def rollout(
     guidance_scale: float,
     eta: float,
     batch_size: int,
-    conditioning: CleanPrompt | NoisedPrompt,
+    conditioning: Conditioning,
 ) -> Rollout:
     """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once."""
     pool = len(seeds[0])

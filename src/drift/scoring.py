@@ -25,6 +25,10 @@ def score(
 
 
 @torch.no_grad()
-def embed(encoder: ImageEncoder, images: Float[Tensor, "P G 3 H W"]) -> Float[Tensor, "P G D"]:
-    """Features of every image."""
+def embed(
+    encoder: ImageEncoder | None, images: Float[Tensor, "P G 3 H W"]
+) -> Float[Tensor, "P G D"]:
+    """Features of every image; without an encoder, of no width."""
+    if encoder is None:
+        return images.new_zeros(*images.shape[:2], 0)
     return encoder(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,20 @@ def environment() -> dict[str, Any]:
         "git": revision.stdout.strip() or None,
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap under `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 3)
+        self._last = now
 
 
 def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:

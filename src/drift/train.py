@@ -1,8 +1,7 @@
 """The training loop. It never asks which method it runs."""
 
 import json
-import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,29 @@ from tqdm import tqdm
 
 from drift.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from drift.config import TrainConfig, load_run_config, read_prompts, to_yaml
+from drift.diagnostics import (
+    describe_advantages,
+    describe_diversity,
+    describe_rewards,
+    warnings,
+)
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
-from drift.functional.shaping import intra_group_diversity
+from drift.methods.parts import State
 from drift.models import load_model
+from drift.preflight import check_replay, check_schedule
 from drift.rewards import load_reward
 from drift.rollout import rollout
 from drift.scoring import embed, score
-from drift.tracking import append_metrics, environment, truncate_metrics
-from drift.types import ImageEncoder, Reward
+from drift.tracking import (
+    Stopwatch,
+    append_metrics,
+    environment,
+    read_metrics,
+    truncate_metrics,
+)
+from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
 from drift.update import update_policy
 
 
@@ -34,62 +46,75 @@ def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[
     return chosen
 
 
-def train_epoch(
-    model,
-    optimizer: torch.optim.Optimizer,
-    reward: Reward,
-    encoder: ImageEncoder,
-    prompts: list[str],
-    config: TrainConfig,
-    epoch: int,
-) -> list[dict[str, Any]]:
-    """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
-    method, sampling, start = config.method, config.sampling, time.perf_counter()
+@dataclass
+class Run:
+    """What a training holds: the parts, and the state that a checkpoint brings back."""
+
+    config: TrainConfig
+    folder: Path
+    model: PolicyModel
+    optimizer: torch.optim.Optimizer
+    reward: Reward
+    encoder: ImageEncoder | None
+    method_state: State
+    finished: int  # epochs
+
+
+def sample_pool(run: Run, prompts: list[str], epoch: int) -> Rollout:
+    """The epoch's candidates: `pool_size` for every prompt."""
+    config, sampling = run.config, run.config.sampling
     seeds = [
         [derive_seed(config.seed, epoch, p, c) for c in range(sampling.pool_size)]
         for p in range(len(prompts))
     ]
-    pool = rollout(
-        model,
+    return rollout(
+        run.model,
         prompts,
         seeds,
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
         eta=sampling.eta,
         batch_size=sampling.batch_size,
-        conditioning=method.conditioning,
+        conditioning=config.method.conditioning.in_training(),
     )
-    sampled = time.perf_counter()
 
-    pool_rewards = score(reward, pool.images, prompts)
+
+def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
+    """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
+    config, method, clock = run.config, run.config.method, Stopwatch()
+    pool = sample_pool(run, prompts, epoch)
+    clock.lap("rollout")
+
+    pool_rewards = score(run.reward, pool.images, prompts)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
-    chosen = method.selection(pool_rewards, sampling.group_size, generator)
+    chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
-    features = embed(encoder, kept.images)
-    intrinsic = method.shaping(features, sampling.steps)
-    advantages = method.advantage(rewards, intrinsic, method.shaping.weight)
-    scored = time.perf_counter()
+    features = embed(run.encoder, kept.images)
+    intrinsic = method.shaping(features, config.sampling.steps)
+    advantages, run.method_state = method.advantage(
+        rewards, intrinsic, method.shaping.weight, prompts, run.method_state
+    )
+    clock.lap("scoring")
 
-    updates = update_policy(model, optimizer, kept, advantages, config, epoch)
-    seconds = {
-        "rollout": sampled - start,
-        "scoring": scored - sampled,
-        "update": time.perf_counter() - scored,
-    }
+    if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
+        check_replay(run.model, kept, config)
+        clock.lap("preflight")
+    updates = update_policy(run.model, run.optimizer, kept, advantages.total, config, epoch)
+    clock.lap("update")
+
+    schedule = run.model.schedule(config.sampling.steps)
+    conditioning = method.conditioning.in_training()
     shared = {
         "epoch": epoch,
         "images_sampled": epoch * pool_rewards.numel(),
-        "reward_mean": pool_rewards.mean().item(),
-        "reward_std": pool_rewards.std(1, correction=0).mean().item(),
-        "kept_reward_mean": rewards.mean().item(),
-        "kept_reward_std": rewards.std(1, correction=0).mean().item(),
-        "diversity": intra_group_diversity(features).mean().item(),
-        "intrinsic_clipped": (intrinsic >= method.shaping.upper).float().mean().item(),
-        "advantage_abs_mean": advantages.abs().mean().item(),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **describe_rewards(pool_rewards, rewards),
+        **describe_diversity(features, intrinsic, method.shaping.upper),
+        **describe_advantages(advantages),
+        "prompt_signal": conditioning.signal_share(kept.prompt_embeds, schedule.fractions).tolist(),
+        "first_clip_fraction": updates[0].clip_fraction,
+        "seconds": clock.seconds,
     }
-    lines = [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
-    return [line | {"first_clip_fraction": updates[0].clip_fraction} for line in lines]
+    return [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
 
 
 def open_run(config: TrainConfig, resume: bool) -> Path:
@@ -114,54 +139,70 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
     return run
 
 
-def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
-    """Run (or finish) a training; returns the run folder."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    prompts = read_prompts(config.prompts)
-    model = load_model(config.model.name)
-    reward, encoder = load_reward(config.reward), load_encoder(config.encoder)
-    run = open_run(config, resume)
-    adapter = config.model
+def start(config: TrainConfig, resume: bool) -> Run:
+    """Load every part, open the run folder, and restore the newest valid checkpoint."""
+    model, reward = load_model(config.model.name), load_reward(config.reward)
+    encoder = load_encoder(config.encoder) if config.encoder else None
+    check_schedule(model, config)
+    folder, adapter, settings = open_run(config, resume), config.model, config.optimizer
     model.add_adapter(
         adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
     )
     optimizer = torch.optim.AdamW(
         model.trainable_parameters(),
-        lr=config.optimizer.learning_rate,
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        weight_decay=config.optimizer.weight_decay,
-        eps=config.optimizer.epsilon,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        eps=settings.epsilon,
     )
-    finished = _restore(run, model, optimizer) if resume else 0
-    if finished >= config.epochs:
-        tqdm.write(f"{run} is finished: {finished} epochs")
+    run = Run(config, folder, model, optimizer, reward, encoder, method_state={}, finished=0)
+    if resume:
+        _restore(run)
+    return run
+
+
+def _restore(run: Run) -> None:
+    """Load the newest valid checkpoint, if there is one."""
+    valid, damaged = list_checkpoints(run.folder)
+    for line in damaged:
+        tqdm.write(f"skipped {line}")
+    if valid:
+        run.method_state = load_checkpoint(valid[-1], run.model, run.optimizer)
+        run.finished = valid[-1].epoch
+    truncate_metrics(run.folder, run.finished)
+
+
+def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
+    """Run (or finish) a training; returns the run folder."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    prompts = read_prompts(config.prompts)
+    run = start(config, resume)
+    if run.finished >= config.epochs:
+        tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
     bar = tqdm(
-        range(finished + 1, config.epochs + 1),
+        range(run.finished + 1, config.epochs + 1),
         desc=config.method_name,
-        initial=finished,
+        initial=run.finished,
         total=config.epochs,
         disable=not progress,
         unit="epoch",
     )
+    history, told = read_metrics(run.folder), set[str]()
     for epoch in bar:
         drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
-        lines = train_epoch(model, optimizer, reward, encoder, drawn, config, epoch)
-        append_metrics(run, lines)
-        last = lines[-1]
-        bar.set_postfix(reward=f"{last['reward_mean']:.3f}", diversity=f"{last['diversity']:.3f}")
+        lines = train_epoch(run, drawn, epoch)
+        append_metrics(run.folder, lines)
+        history += lines
+        for name, warning in warnings(history).items():
+            if name not in told:
+                tqdm.write(f"epoch {epoch}: {warning}")
+            told.add(name)
+        last, shown = lines[-1], {}
+        shown["reward"] = f"{last['reward_mean']:.3f}"
+        if last["diversity"] is not None:
+            shown["diversity"] = f"{last['diversity']:.3f}"
+        bar.set_postfix(shown)
         if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-            save_checkpoint(run, epoch, model, optimizer)
-    return run
-
-
-def _restore(run: Path, model, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest valid checkpoint; returns the epochs it has finished (0 without one)."""
-    valid, damaged = list_checkpoints(run)
-    for line in damaged:
-        tqdm.write(f"skipped {line}")
-    if valid:
-        load_checkpoint(valid[-1], model, optimizer)
-    finished = valid[-1].epoch if valid else 0
-    truncate_metrics(run, finished)
-    return finished
+            save_checkpoint(run.folder, epoch, run.model, run.optimizer, run.method_state)
+    return run.folder

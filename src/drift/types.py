@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    @property
+    def stochastic(self) -> int:
+        """How many steps, from the first, draw noise and so are actions of a policy.
+
+        All of SD 1.5's (`set_alpha_to_one=False`, `steps_offset=1`). A last step to the clean
+        image, or from time 0 to itself, is deterministic: it is taken, and never trained on.
+        """
+        return int(((self.alphas < self.next_alphas) & (self.next_alphas < 1)).sum())
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,9 @@ class PolicyModel(Protocol):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def network(self) -> Module: ...  # the part that is fine-tuned: UNet or transformer
 
     def schedule(self, steps: int) -> Schedule: ...
 

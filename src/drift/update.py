@@ -1,4 +1,8 @@
-"""The only gradient loop: replay kept trajectories and take clipped policy-gradient steps."""
+"""The only gradient loop: replay kept trajectories and take clipped policy-gradient steps.
+
+The last step is trained like the others if it draws noise (SD 1.5's does, with a small std where
+errors weigh most), and never if it does not: see `Schedule.stochastic`.
+"""
 
 from dataclasses import dataclass
 
@@ -23,6 +27,7 @@ class UpdateStats:
     max_ratio_error: float  # largest |ratio - 1|; 0 up to rounding before the first update
     grad_norm: float
     reference_kl: float
+    log_prob_gap: list[float | None]  # largest |log-prob - stored| by step; None: not trained on
 
 
 def replay(
@@ -36,7 +41,8 @@ def replay(
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B c h w"], Float[Tensor, "B"]]:
     """Log-probability, mean and std of the stored actions under the present policy."""
     sampling = config.sampling
-    embeds = config.method.conditioning(
+    conditioning = config.method.conditioning.in_training()
+    embeds = conditioning(
         kept.prompt_embeds[prompt],
         schedule.fractions[step],
         kept.seeds[prompt, sample].tolist(),
@@ -57,22 +63,24 @@ def update_policy(
     config: TrainConfig,
     epoch: int,
 ) -> list[UpdateStats]:
-    """One pass over the kept samples in `updates_per_epoch` optimizer steps, every step of each."""
+    """One pass over the kept samples in `updates_per_epoch` optimizer steps."""
     P, G, _ = kept.log_probs.shape
     schedule = model.schedule(config.sampling.steps)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -1))
     order = torch.randperm(P * G, generator=generator)
-    chunks = order.chunk(config.optimizer.updates_per_epoch)
-    return [
-        _one_update(model, optimizer, kept, advantages, config, chunk, schedule) for chunk in chunks
-    ]
+    steps = config.method.timesteps(P, schedule.stochastic, epoch, generator)
+    updates = []
+    for chunk in order.chunk(config.optimizer.updates_per_epoch):
+        chosen = steps[chunk // G]  # "S K", those of each sample's prompt
+        pairs = torch.stack([chunk.repeat_interleave(chosen.shape[1]), chosen.flatten()], 1)
+        updates += [_one_update(model, optimizer, kept, advantages, config, pairs, schedule)]
+    return updates
 
 
-def _one_update(model, optimizer, kept, advantages, config, chunk, schedule) -> UpdateStats:
-    """Accumulate the gradient of all (sample, step) pairs of `chunk`, then step."""
+def _one_update(model, optimizer, kept, advantages, config, pairs, schedule) -> UpdateStats:
+    """Accumulate the gradient of all (sample, step) `pairs`, then step."""
     method, G = config.method, advantages.shape[1]
-    pairs = torch.cartesian_prod(chunk, torch.arange(len(schedule)))
-    totals, worst = torch.zeros(4), 0.0
+    totals, worst, gap = torch.zeros(4), 0.0, torch.full((len(schedule),), -1.0)
     for part in pairs.split(config.optimizer.micro_batch_size):
         prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
         log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
@@ -82,7 +90,7 @@ def _one_update(model, optimizer, kept, advantages, config, chunk, schedule) -> 
         if method.regulariser.weight:
             with torch.no_grad(), model.reference():
                 _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
-            penalty = method.regulariser(mean, reference_mean, std)
+            penalty = method.regulariser(mean, reference_mean, std, schedule.fractions[step])
         share = len(part) / len(pairs)
         ((loss + method.regulariser.weight * penalty).mean() * share).backward()
         with torch.no_grad():
@@ -90,8 +98,10 @@ def _one_update(model, optimizer, kept, advantages, config, chunk, schedule) -> 
             measured = (loss.mean(), clipped, approx_kl(log_prob, old), penalty.mean())
             totals += share * torch.stack(measured)
             worst = max(worst, float(((log_prob - old).exp() - 1).abs().max()))
+            gap.scatter_reduce_(0, step, (log_prob - old).abs(), "amax")
     norm = nn.utils.clip_grad_norm_(model.trainable_parameters(), config.optimizer.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
     loss, clipped, kl, reference_kl = totals.tolist()
-    return UpdateStats(loss, clipped, kl, worst, float(norm), reference_kl)
+    gaps = [value if value >= 0 else None for value in gap.tolist()]
+    return UpdateStats(loss, clipped, kl, worst, float(norm), reference_kl, gaps)

@@ -22,6 +22,30 @@ def test_ddim_step_by_hand():
     torch.testing.assert_close(std, torch.tensor(0.24609375).sqrt())
 
 
+def test_ddim_step_with_a_fifth_of_the_noise_by_hand():
+    # alpha 1/3, x0 = sqrt 2, eps = 1: x = sqrt(2/3) + sqrt(2/3). At eta 1 the variance would be
+    # (1/2) / (2/3) · (1 - (1/3) / (1/2)) = 1/4; at eta 1/5 it is 1/100, std 0.1, and
+    # direction = sqrt(1 - 1/2 - 1/100) = 0.7; mean = sqrt(1/2)·sqrt(2) + 0.7 = 1.7.
+    x = torch.full((1, 1), 2 * (2 / 3) ** 0.5)
+    mean, std = ddim_step(x, torch.ones(1, 1), torch.tensor(1 / 3), torch.tensor(0.5), eta=0.2)
+    torch.testing.assert_close(mean, torch.tensor([[1.7]]))
+    torch.testing.assert_close(std, torch.tensor(0.1))
+
+
+def test_ddim_step_to_the_clean_image_lands_on_x0_without_noise():
+    x, eps = torch.tensor([[1.0]]), torch.tensor([[0.5]])  # x0 = 1, as in the first test
+    mean, std = ddim_step(x, eps, torch.tensor(0.36), torch.tensor(1.0), eta=1.0)
+    torch.testing.assert_close(mean, torch.tensor([[1.0]]))
+    assert std == 0
+
+
+def test_ddim_step_that_stands_still_changes_nothing():
+    x, eps = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]])
+    mean, std = ddim_step(x, eps, torch.tensor(0.36), torch.tensor(0.36), eta=1.0)
+    torch.testing.assert_close(mean, x)
+    assert std == 0
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_ddim_step_equals_diffusers(prediction_type):
     scheduler = DDIMScheduler(
@@ -75,6 +99,8 @@ def test_ddim_step_refuses_more_noise_than_ddpm():
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="eta=1.5"):
         ddim_step(one, one, torch.tensor(0.36), torch.tensor(0.64), eta=1.5)
+    with pytest.raises(ValueError, match="eta=-0.1"):
+        ddim_step(one, one, torch.tensor(0.36), torch.tensor(0.64), eta=-0.1)
 
 
 def test_gaussian_log_prob_by_hand():
@@ -84,6 +110,21 @@ def test_gaussian_log_prob_by_hand():
     )
     expected = -0.25 - math.log(2) - 0.5 * math.log(2 * math.pi)
     torch.testing.assert_close(got, torch.tensor([expected]))
+
+
+def test_gaussian_log_prob_at_the_mean_is_zero_where_the_density_is_one():
+    x = torch.zeros(1, 3)
+    std = torch.tensor(1 / math.sqrt(2 * math.pi))  # the peak of a density is 1 / (std·sqrt(2·pi))
+    torch.testing.assert_close(gaussian_log_prob(x, x, std), torch.zeros(1))
+    torch.testing.assert_close(gaussian_log_prob(x, x, 2 * std), torch.tensor([-math.log(2)]))
+
+
+def test_gaussian_log_prob_does_not_depend_on_the_size_of_the_latents():
+    small, large = (torch.ones(1, n) for n in (4, 16384))
+    torch.testing.assert_close(
+        gaussian_log_prob(small, 0 * small, torch.tensor(0.5)),
+        gaussian_log_prob(large, 0 * large, torch.tensor(0.5)),
+    )
 
 
 def test_gaussian_log_prob_is_the_mean_per_sample():
@@ -104,7 +145,13 @@ def test_gaussian_log_prob_refuses_a_deterministic_step():
 def test_velocity_to_noise_by_hand():
     # alpha 0.64, x0 = 1, eps = 0.5: x = 0.8 + 0.3 = 1.1 and v = 0.8·0.5 - 0.6·1 = -0.2.
     got = velocity_to_noise(torch.tensor([[1.1]]), torch.tensor([[-0.2]]), torch.tensor([0.64]))
-    torch.testing.assert_close(got, torch.tensor([[0.5]]))
+    torch.testing.assert_close(got.float(), torch.tensor([[0.5]]))
+
+
+def test_velocity_is_noise_in_a_clean_image_and_the_noise_is_all_in_pure_noise():
+    x, v = torch.tensor([[3.0], [3.0]]), torch.tensor([[5.0], [5.0]])
+    got = velocity_to_noise(x, v, torch.tensor([1.0, 0.0]))  # alpha 1: eps = v; 0: eps = x
+    assert got.tolist() == [[5.0], [3.0]]
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (5.0, 11.0)])

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.kl import gaussian_kl
 
 
@@ -33,3 +34,21 @@ def test_gradient_reaches_the_policy():
 def test_std_zero_is_refused():
     with pytest.raises(ValueError, match="std=0"):
         gaussian_kl(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor(0.0))
+
+
+def test_one_standard_deviation_apart_costs_half_a_nat():
+    mean = torch.tensor([[0.5, -1.0, 2.0]])
+    assert gaussian_kl(mean, mean - 0.25, torch.tensor(0.25)).item() == 0.5
+
+
+def test_is_the_log_ratio_at_the_mean():
+    # E[log p - log q] under p: the two squared errors differ by (m - m_ref)^2 on average, as at m.
+    mean, ref, std = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor(2.0)
+    ratio = gaussian_log_prob(mean, mean, std) - gaussian_log_prob(mean, ref, std)
+    torch.testing.assert_close(gaussian_kl(mean, ref, std), ratio)
+    torch.testing.assert_close(ratio, torch.tensor([2.5 / 8]))
+
+
+def test_std_nan_is_refused():
+    with pytest.raises(ValueError, match="std=nan"):
+        gaussian_kl(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor(torch.nan))

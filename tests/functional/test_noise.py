@@ -9,6 +9,11 @@ def test_seeds_are_fixed_by_their_counters_alone():
     assert 0 <= derive_seed(0) < 2**63
 
 
+def test_a_seed_by_hand():
+    # printf 42 | sha256sum: 73475cb40a568e8d...; little end first, and a bit less.
+    assert derive_seed(42) == 0x8D8E560AB45C4773 >> 1
+
+
 def test_a_trajectory_draws_what_plain_diffusers_draws():
     # diffusers: latents first, then the noise of each step, from one generator per image.
     generator = torch.Generator().manual_seed(7)

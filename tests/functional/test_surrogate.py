@@ -40,3 +40,21 @@ def test_approx_kl_by_hand():
 def test_approx_kl_survives_tiny_ratios():
     got = approx_kl(torch.full((4,), 1e-5), torch.zeros(4))
     torch.testing.assert_close(got, torch.tensor(5e-11), rtol=1e-5, atol=0)
+
+
+def test_advantage_zero_gives_no_gradient_whatever_the_ratio():
+    log_prob = torch.tensor([0.5, 1.0, 2.0]).log().requires_grad_()
+    loss = clipped_surrogate(log_prob, torch.zeros(3), torch.zeros(3), clip_range=0.2)
+    loss.sum().backward()
+    assert torch.equal(loss.detach().abs(), torch.zeros(3))
+    assert torch.equal(log_prob.grad.abs(), torch.zeros(3))
+
+
+def test_the_papers_clip_range_is_told_apart_in_float32():
+    # exp(x) - 1 = x + x²/2: 0.99e-4 stays below 1e-4, 1.01e-4 does not; likewise downwards.
+    log_prob = torch.tensor([0.99e-4, 1.01e-4, -0.99e-4, -1.01e-4])
+    old = torch.zeros(4)
+    assert [clip_fraction(x[None], old[:1], 1e-4).item() for x in log_prob] == [0, 1, 0, 1]
+    got = clipped_surrogate(log_prob, old, torch.tensor([1.0, 1.0, -1.0, -1.0]), 1e-4)
+    expected = torch.tensor([-1 - 0.99e-4, -1 - 1e-4, 1 - 0.99e-4, 1 - 1e-4])
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-7)

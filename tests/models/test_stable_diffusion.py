@@ -3,7 +3,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from drift.errors import UserError
-from drift.functional.dynamics import ddim_step
+from drift.functional.dynamics import ddim_step, velocity_to_noise
 from drift.models import load_model
 
 
@@ -12,21 +12,89 @@ def folder(request, tiny_models):
     return tiny_models[request.param]
 
 
-@pytest.mark.parametrize("steps", [1, 3, 10, 50])
-def test_the_schedule_and_steps_are_diffusers_own(folder, steps):
-    model = load_model(str(folder))
-    # noise is what both are given here, whatever the network predicts
-    scheduler = DDIMScheduler.from_config(model.pipe.scheduler.config, prediction_type="epsilon")
+@pytest.fixture(params=["epsilon", "v_prediction"], scope="module")
+def sampler(request, tiny_models):
+    """The model of a prediction type, and diffusers' own scheduler of it."""
+    model = load_model(str(tiny_models[request.param]))
+    return model, DDIMScheduler.from_config(model.pipe.scheduler.config)
+
+
+@pytest.mark.parametrize("eta", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 4, 10, 37, 50, 999])
+def test_every_step_is_diffusers_own(sampler, steps, eta):
+    """Mean, std and sample within 1e-6. Of 999 steps, every 37th and the last."""
+    model, scheduler = sampler
     scheduler.set_timesteps(steps)
     schedule = model.schedule(steps)
     assert torch.equal(schedule.timesteps, scheduler.timesteps)
-    x, noise_pred = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
-    for k, t in enumerate(scheduler.timesteps):
-        expected = scheduler.step(noise_pred, t, x, eta=1.0, variance_noise=torch.zeros_like(x))
-        mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.next_alphas[k], 1.0)
-        # epsilon over the noisiest alpha is divided by up to 20: relative to the size of the mean
-        torch.testing.assert_close(mean, expected.prev_sample, rtol=1e-5, atol=1e-5)
-        assert std > 0
+    assert len(schedule) == steps
+    # Trailing from t = 999, more than 666 steps end with one that stands still, at t = 0.
+    still = steps == 999 and scheduler.config.timestep_spacing == "trailing"
+    assert schedule.stochastic == steps - still
+    generator = torch.Generator().manual_seed(steps)
+    for k in sorted({*range(0, steps, 37 if steps > 50 else 1), steps - 1}):
+        t, a_t, a_prev = schedule.timesteps[k], schedule.alphas[k], schedule.next_alphas[k]
+        x, predicted, z = torch.randn(3, 2, 16, 8, 8, generator=generator)
+        noise_pred = predicted
+        if scheduler.config.prediction_type == "v_prediction":
+            noise_pred = velocity_to_noise(x, predicted, a_t)
+        mean, std = ddim_step(x, noise_pred, a_t, a_prev, eta)
+
+        def theirs(x, predicted, z, t=t):
+            return scheduler.step(predicted, t, x, eta=eta, variance_noise=z).prev_sample
+
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        assert (mean - theirs(x, predicted, zero)).abs().max() <= 1e-6
+        assert (mean + std * z - theirs(x, predicted, z)).abs().max() <= 1e-6
+        assert (std - theirs(zero, zero, one)).abs().max() <= 1e-6
+        assert (std > 0) == (k < schedule.stochastic)
+
+
+def test_a_trajectory_is_diffusers_own_as_long_as_the_models_times(sampler):
+    model, scheduler = sampler
+    if scheduler.config.timestep_spacing == "leading":  # its offset leads beyond the last time
+        with pytest.raises(UserError, match="1000 times do not hold 1000 steps"):
+            model.schedule(1000)
+        scheduler.set_timesteps(1000)
+        assert scheduler.timesteps.max() == 1000 == len(scheduler.alphas_cumprod)
+    else:
+        schedule = model.schedule(1000)
+        assert schedule.timesteps.tolist() == list(range(999, -1, -1))
+        assert torch.equal(schedule.alphas[1:], schedule.next_alphas[:-1])
+        assert schedule.stochastic == 999
+    with pytest.raises(UserError, match="1000 times do not hold 1001 steps"):
+        model.schedule(1001)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 50])
+def test_a_final_alpha_of_one_makes_the_last_step_alone_deterministic(folder, steps):
+    model = load_model(str(folder))
+    scheduler = DDIMScheduler.from_config(model.pipe.scheduler.config, set_alpha_to_one=True)
+    model.pipe.scheduler = scheduler
+    schedule = model.schedule(steps)
+    assert (len(schedule), schedule.stochastic) == (steps, steps - 1)
+    assert schedule.next_alphas[-1] == 1
+    x, predicted, z = torch.randn(3, 2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise_pred = predicted
+    if scheduler.config.prediction_type == "v_prediction":
+        noise_pred = velocity_to_noise(x, predicted, schedule.alphas[-1])
+    mean, std = ddim_step(x, noise_pred, schedule.alphas[-1], schedule.next_alphas[-1], 1.0)
+    t = schedule.timesteps[-1]
+    expected = scheduler.step(predicted, t, x, eta=1.0, variance_noise=z).prev_sample
+    assert std == 0
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_last_step_that_stands_still_is_deterministic(folder, steps):
+    model = load_model(str(folder))
+    model.pipe.scheduler = DDIMScheduler.from_config(
+        model.pipe.scheduler.config, timestep_spacing="leading", steps_offset=0
+    )
+    schedule = model.schedule(steps)
+    assert schedule.timesteps[-1] == 0
+    assert schedule.alphas[-1] == schedule.next_alphas[-1] < 1
+    assert schedule.stochastic == steps - 1
 
 
 def test_guidance_one_skips_the_unconditional_pass(folder):

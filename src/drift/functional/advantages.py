@@ -4,6 +4,9 @@ Ours, where the paper is silent: std is the population std plus eps, and rewards
 equal give exactly 0, since the rounding of their mean must not be amplified into a signal.
 """
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +22,27 @@ def batch_advantages(rewards: Float[Tensor, "P G"], eps: float = 1e-6) -> Float[
     Unlike Eq. 3 it prefers easy prompts: a prompt that scores above the others is reinforced.
     """
     return _standardise(rewards.reshape(1, -1), eps).reshape(rewards.shape)
+
+
+def buffered_advantages(
+    rewards: Float[Tensor, "P G"],
+    buffers: Sequence[Float[Tensor, "_"]],
+    min_count: int,
+    eps: float = 1e-6,
+) -> Float[Tensor, "P G"]:
+    """Advantage over each prompt's recent rewards (DDPO; PerPromptStatTracker of its PyTorch code).
+
+    `buffers[p]` are the latest rewards of prompt p, those of this batch among them. A prompt with
+    fewer than `min_count` is normalised by the whole batch. What equals an all-equal buffer gets
+    exactly 0.
+    """
+    pooled = rewards.flatten()
+    rows = []
+    for row, buffer in zip(rewards, buffers, strict=True):
+        known = buffer.to(rewards) if len(buffer) >= min_count else pooled
+        z = (row - known.mean()) / (known.std(correction=0) + eps)
+        rows.append(z.masked_fill(row == known[0], 0.0) if (known == known[0]).all() else z)
+    return torch.stack(rows)
 
 
 def combine(

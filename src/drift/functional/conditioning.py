@@ -44,3 +44,20 @@ def perturb_embedding(
     rescaled = (noisy - mean) / std.clamp(min=1e-12) * std_clean + mean_clean
     mixed = mix * rescaled + (1 - mix) * noisy
     return torch.where(gamma == 1, embedding, mixed.to(embedding.dtype))
+
+
+def signal_share(
+    embedding: Float[Tensor, "B L D"],
+    t: Float[Tensor, "T"],
+    scale: float,
+    tau1: float,
+    tau2: float,
+) -> Float[Tensor, "T"]:
+    """Share of a perturbed embedding's variance that is the prompt's (ours; Eq. 7), by time.
+
+    gamma·v / (gamma·v + s^2·(1 - gamma)), v the clean embedding's variance, averaged over B. Not
+    changed by the rescaling of Eq. 36. 0 means that the step is taken without any prompt.
+    """
+    gamma = anneal(t.float(), tau1, tau2)
+    kept = embedding.float().var((1, 2), correction=0)[:, None] * gamma
+    return (kept / (kept + scale**2 * (1 - gamma)).clamp(min=1e-30)).mean(0)

@@ -8,8 +8,8 @@ the clip range does not depend on the size of the latents.
 
 import math
 
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor, float32, promote_types
 
 # One value for the whole batch, or one per sample.
 PerSample = Float[Tensor, ""] | Float[Tensor, "B"]
@@ -30,14 +30,16 @@ def ddim_step(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got eta={eta}")
-    x, eps, a_t, a_prev = (v.float() for v in (sample, noise_pred, alpha_t, alpha_prev))
+    a_t, a_prev = alpha_t.float(), alpha_prev.float()
 
     std = eta * ((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)).sqrt()
     direction = (1 - a_prev - std**2).clamp(min=0).sqrt()  # rounding may reach below 0 at eta = 1
-    a_t, a_prev, direction = (_over(v, x) for v in (a_t, a_prev, direction))
+    precision = promote_types(noise_pred.dtype, float32)  # float64 from `velocity_to_noise`
+    x, eps = sample.to(precision), noise_pred.to(precision)
+    a_t, a_prev, direction = (_over(v.to(precision), x) for v in (a_t, a_prev, direction))
 
     x0 = (x - (1 - a_t).sqrt() * eps) / a_t.sqrt()
-    return a_prev.sqrt() * x0 + direction * eps, std
+    return (a_prev.sqrt() * x0 + direction * eps).float(), std
 
 
 def gaussian_log_prob(
@@ -56,10 +58,14 @@ def gaussian_log_prob(
 
 def velocity_to_noise(
     sample: Float[Tensor, "B *latent"], v: Float[Tensor, "B *latent"], alpha_t: PerSample
-) -> Float32[Tensor, "B *latent"]:
-    """eps = sqrt(alpha)·v + sqrt(1 - alpha)·x_t (Salimans & Ho, Section 4; SD 2.1 predicts v)."""
-    a_t = _over(alpha_t.float(), sample)
-    return a_t.sqrt() * v.float() + (1 - a_t).sqrt() * sample.float()
+) -> Float64[Tensor, "B *latent"]:
+    """eps = sqrt(alpha)·v + sqrt(1 - alpha)·x_t (Salimans & Ho, Section 4; SD 2.1 predicts v).
+
+    In float64: near pure noise the step divides by sqrt(alpha), and would make a float32 rounding
+    of eps up to 15 times as large.
+    """
+    a_t = _over(alpha_t.double(), sample)
+    return a_t.sqrt() * v.double() + (1 - a_t).sqrt() * sample.double()
 
 
 def guide(

@@ -14,6 +14,8 @@ def frontier(reward: Float[Tensor, "N"], diversity: Float[Tensor, "N"]) -> Bool[
 
     One point dominates another if it is no worse in both and better in one; twins both stay.
     """
+    if reward.isnan().any() or diversity.isnan().any():  # NaN is never dominated
+        raise ValueError("a frontier needs numbers, got nan")
     no_worse = (reward[:, None] >= reward) & (diversity[:, None] >= diversity)
     better = (reward[:, None] > reward) | (diversity[:, None] > diversity)
     return ~(no_worse & better).any(0)

@@ -3,7 +3,8 @@
 The potential d is 0 for pure noise, so the shaping rewards of a trajectory telescope to
 gamma^T·d(x0), which is all that training needs. Theorem 1 (the optimal policies do not change)
 holds on a finite horizon only if the potential of the end is 0 too. The method as published keeps
-gamma^T·d(x0), which depends on the policy: lambda and sigma are trade-offs, not free.
+gamma^T·d(x0), which depends on the policy: lambda and sigma are trade-offs, not free. See
+docs/theorem1.md.
 """
 
 import torch
@@ -20,6 +21,8 @@ def intra_group_diversity(features: Float[Tensor, "P G D"]) -> Float[Tensor, "P 
     G = features.shape[1]
     if G < 2:
         raise ValueError(f"diversity compares at least 2 images, got G={G}")
+    if not features.isfinite().all():  # one NaN would reach every advantage of its group
+        raise ValueError("diversity needs finite features")
     E = normalize(features, dim=2)
     # Not 2 - 2·cos: differences keep small distances exact.
     distance = torch.cdist(E, E, compute_mode="donot_use_mm_for_euclid_dist")

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
@@ -49,6 +49,10 @@ class StableDiffusion:
     def latent_shape(self) -> tuple[int, int, int]:
         unet = self.pipe.unet.config
         return unet.in_channels, unet.sample_size, unet.sample_size
+
+    @property
+    def network(self) -> Module:
+        return self.pipe.unet
 
     # --- the adapter ---
 
@@ -93,9 +97,12 @@ class StableDiffusion:
 
     def schedule(self, steps: int) -> Schedule:
         """Times and cumulative alphas exactly as diffusers' DDIMScheduler steps through them."""
-        scheduler = self.pipe.scheduler
-        scheduler.set_timesteps(steps)
-        times, total = scheduler.timesteps.long(), scheduler.config.num_train_timesteps
+        scheduler, total = self.pipe.scheduler, self.pipe.scheduler.config.num_train_timesteps
+        if steps <= total:
+            scheduler.set_timesteps(steps)
+        if steps > total or scheduler.timesteps.max() >= total:  # an offset may lead beyond the end
+            raise UserError(f"steps: this model's {total} times do not hold {steps} steps")
+        times = scheduler.timesteps.long()
         previous, alphas = times - total // steps, scheduler.alphas_cumprod
         inside = alphas[previous.clamp(min=0)]
         return Schedule(

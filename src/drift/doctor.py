@@ -1,0 +1,149 @@
+"""`drift doctor`: is everything there, is the replay exact, and what will a run cost?
+
+Nothing is trained and nothing is written. The estimates are extrapolated from a small rollout and
+one backward pass on this machine, now.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from drift.config import TrainConfig, read_prompts
+from drift.encoders import load_encoder
+from drift.errors import UserError
+from drift.functional.advantages import group_advantages
+from drift.models import load_model
+from drift.preflight import check_replay, check_schedule
+from drift.rewards import load_reward
+from drift.rollout import rollout
+from drift.scoring import embed, score
+from drift.tracking import Stopwatch
+from drift.update import replay
+
+GIB = 2**30
+
+
+def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
+    """Tell line by line what is found; whether a run could start."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for line in (*_machine(), *_geometry(config)):
+        say(line)
+    prompts = read_prompts(config.prompts)
+    say(f"prompts     {len(prompts)} in {config.prompts}")
+    parts, complete = {}, True
+    for name, load, wanted in [
+        ("model", load_model, config.model.name),
+        ("reward", load_reward, config.reward),
+        ("encoder", load_encoder, config.encoder),
+    ]:
+        try:
+            parts[name] = load(wanted) if wanted else None
+            say(f"{name:11} {wanted or 'none'}")
+        except UserError as error:
+            say(f"{name:11} MISSING  {error}")
+            complete = False
+    if not complete:
+        say("preflight   not run: weights are missing")
+        return False
+    try:
+        for line in _trial(config, prompts, **parts):
+            say(line)
+    except UserError as error:
+        say(f"FAILED      {error}")
+        return False
+    return True
+
+
+def _machine() -> list[str]:
+    memory = psutil.virtual_memory()
+    lines = [
+        f"machine     {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
+    ]
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        lines.append(f"device      {name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+    return lines
+
+
+def _geometry(config: TrainConfig) -> list[str]:
+    s, o = config.sampling, config.optimizer
+    return [
+        f"method      {config.method_name or 'custom'}",
+        f"epoch       {s.prompts_per_epoch} prompts x {s.pool_size} candidates = "
+        f"{config.images_sampled} sampled, {config.images_kept} kept",
+        f"updates     {o.updates_per_epoch} an epoch, of {config.samples_per_update} samples x "
+        f"{s.steps} steps, {o.micro_batch_size} pairs at once",
+    ]
+
+
+def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> list[str]:
+    """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
+    s, o, clock = config.sampling, config.optimizer, Stopwatch()
+    adapter, group = config.model, min(4, s.group_size)
+    check_schedule(model, config)
+    model.add_adapter(
+        adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
+    )
+    clock.lap("loading")
+    pool = rollout(
+        model,
+        prompts[:2],
+        [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))],
+        steps=s.steps,
+        guidance_scale=s.guidance_scale,
+        eta=s.eta,
+        batch_size=s.batch_size,
+        conditioning=config.method.conditioning.in_training(),
+    )
+    images = pool.log_probs.shape[0] * group
+    clock.lap("rollout")
+    rewards = score(reward, pool.images, pool.prompts)
+    clock.lap("scoring")
+    embed(encoder, pool.images)
+    clock.lap("embedding")
+    worst = check_replay(model, pool, config)
+    clock.lap("preflight")
+    pairs = min(o.micro_batch_size, images * model.schedule(s.steps).stochastic)
+    _backward(model, pool, group_advantages(rewards), config, pairs)
+    clock.lap("backward")
+
+    spent = clock.seconds
+    steps = config.method.timesteps(1, model.schedule(s.steps).stochastic, 1, torch.Generator())
+    trained = config.images_kept * steps.shape[1]
+    seconds = {
+        "sampling": spent["rollout"] / images * config.images_sampled,
+        "scoring": spent["scoring"] / images * config.images_sampled
+        + spent["embedding"] / images * config.images_kept,
+        "update": spent["backward"] / pairs * trained,
+    }
+    total = sum(seconds.values())
+    stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
+    memory = psutil.Process().memory_info().rss + 4 * stored * config.images_sampled
+    named = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    return [
+        f"dtype       {next(model.network.parameters()).dtype}".replace("torch.", ""),
+        f"preflight   ratio 1 to {worst:.1e} at every step before the first update",
+        f"time        about {total:.1f} s an epoch ({named}), "
+        f"{total * config.epochs / 3600:.2f} h for {config.epochs} epochs",
+        f"memory      about {memory / GIB:.1f} GiB",
+    ]
+
+
+def _backward(model, pool, advantages: Any, config: TrainConfig, pairs: int) -> None:
+    """One micro-batch of an update, as `update` would take it, without the step."""
+    group, schedule = pool.log_probs.shape[1], model.schedule(config.sampling.steps)
+    drawn = torch.arange(schedule.stochastic)
+    chosen = torch.cartesian_prod(torch.arange(pool.seeds.numel()), drawn)[:pairs]
+    prompt, sample, step = chosen[:, 0] // group, chosen[:, 0] % group, chosen[:, 1]
+    log_prob, _, _ = replay(model, pool, prompt, sample, step, schedule, config)
+    if config.method.regulariser.weight:
+        with torch.no_grad(), model.reference():
+            replay(model, pool, prompt, sample, step, schedule, config)
+    old = pool.log_probs[prompt, sample, step]
+    config.method.surrogate(log_prob, old, advantages[prompt, sample]).mean().backward()

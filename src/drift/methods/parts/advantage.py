@@ -1,0 +1,93 @@
+"""Advantage: (rewards "P G", intrinsic "P G", weight, prompts, state) -> (Advantages, state).
+
+The intrinsic reward is always normalised by its own group. Running state is a JSON-able dict,
+passed in and returned; it is checkpointed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Discriminator
+from torch import Tensor
+
+from drift.errors import refuse
+from drift.functional import advantages
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """The advantage "P G" that is trained on, and its two components before they are joined."""
+
+    total: Float[Tensor, "P G"]
+    extrinsic: Float[Tensor, "P G"]
+    intrinsic: Float[Tensor, "P G"]
+
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GroupAdvantage:
+    """GRPO's advantage (Eq. 3), plus weight times that of the intrinsic reward (Eq. 14)."""
+
+    kind: Literal["group"] = "group"
+    coupled: bool = False  # Eq. 12, one advantage of the summed rewards, in place of Eq. 14
+
+    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
+        extrinsic = advantages.group_advantages(rewards)
+        own = advantages.group_advantages(intrinsic)
+        total = (
+            advantages.group_advantages(rewards + weight * intrinsic)
+            if self.coupled
+            else advantages.combine(extrinsic, own, weight)
+        )
+        return Advantages(total, extrinsic, own), state
+
+
+@dataclass(frozen=True)
+class BatchAdvantage:
+    """DDPO's advantage: normalised over the whole batch, all prompts together."""
+
+    kind: Literal["batch"] = "batch"
+    limit: float = 5.0  # advantages are clipped to +-limit, as in DDPO's PyTorch code
+
+    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
+        extrinsic = advantages.batch_advantages(rewards).clamp(-self.limit, self.limit)
+        own = advantages.group_advantages(intrinsic)
+        return Advantages(advantages.combine(extrinsic, own, weight), extrinsic, own), state
+
+
+@dataclass(frozen=True)
+class BufferedAdvantage:
+    """DDPO's per-prompt form: normalised by the latest rewards of the same prompt.
+
+    Defaults of DDPO's PyTorch code; a prompt with fewer than `min_count` rewards in its buffer is
+    normalised by the batch. State: prompt -> its latest rewards.
+    """
+
+    kind: Literal["buffered"] = "buffered"
+    buffer_size: int = 16
+    min_count: int = 16
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        refuse(
+            not 2 <= self.min_count <= self.buffer_size,
+            f"min_count ({self.min_count}) must lie in [2, buffer_size ({self.buffer_size})]",
+        )
+
+    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
+        latest = dict(state)
+        for prompt, row in zip(prompts, rewards.tolist(), strict=True):
+            latest[prompt] = [*latest.get(prompt, []), *row][-self.buffer_size :]
+        buffers = [torch.tensor(latest[prompt]) for prompt in prompts]
+        extrinsic = advantages.buffered_advantages(rewards, buffers, self.min_count)
+        extrinsic = extrinsic.clamp(-self.limit, self.limit)
+        own = advantages.group_advantages(intrinsic)
+        return Advantages(advantages.combine(extrinsic, own, weight), extrinsic, own), latest
+
+
+Advantage = Annotated[GroupAdvantage | BatchAdvantage | BufferedAdvantage, Discriminator("kind")]

@@ -1,0 +1,70 @@
+"""Conditioning: (prompt_embeds "B L D", t "B" in [0, 1], seeds, steps) -> "B L D".
+
+Seed and step fix the noise, so that a replay sees exactly what the rollout was sampled under.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Discriminator
+from torch import Tensor
+
+from drift.errors import refuse
+from drift.functional import conditioning, noise
+
+
+@dataclass(frozen=True)
+class CleanPrompt:
+    """The prompt as it is."""
+
+    kind: Literal["clean"] = "clean"
+
+    def __call__(self, prompt_embeds, t, seeds, steps) -> Float[Tensor, "B L D"]:
+        return prompt_embeds
+
+    def signal_share(self, prompt_embeds, t) -> Float[Tensor, "T"]:
+        return torch.ones_like(t)
+
+    def in_training(self) -> "CleanPrompt":
+        return self
+
+    def at_test(self) -> "CleanPrompt":
+        return self
+
+
+@dataclass(frozen=True)
+class NoisedPrompt:
+    """Noise-conditioned prompting (DRIFT, Section 5.2; defaults of Table 2)."""
+
+    kind: Literal["noised"] = "noised"
+    scale: float = 0.05  # s
+    tau1: float = 0.4
+    tau2: float = 1.0
+    mix: float = 1.0  # psi
+    train: bool = True  # in rollouts and their replay
+    test: bool = False  # when a checkpoint is evaluated or draws
+
+    def __post_init__(self) -> None:
+        refuse(self.tau1 >= self.tau2, f"tau1 ({self.tau1}) must be below tau2 ({self.tau2})")
+        refuse(self.scale < 0, f"scale must not be negative, got {self.scale}")
+        refuse(not 0 <= self.mix <= 1, f"mix (psi) must lie in [0, 1], got {self.mix}")
+
+    def __call__(self, prompt_embeds, t, seeds, steps) -> Float[Tensor, "B L D"]:
+        drawn = noise.step_noise(seeds, steps, tuple(prompt_embeds.shape[1:])).to(prompt_embeds)
+        return conditioning.perturb_embedding(
+            prompt_embeds, t, drawn, self.scale, self.tau1, self.tau2, self.mix
+        )
+
+    def signal_share(self, prompt_embeds, t) -> Float[Tensor, "T"]:
+        return conditioning.signal_share(prompt_embeds, t, self.scale, self.tau1, self.tau2)
+
+    def in_training(self) -> "CleanPrompt | NoisedPrompt":
+        return self if self.train else CleanPrompt()
+
+    def at_test(self) -> "CleanPrompt | NoisedPrompt":
+        return self if self.test else CleanPrompt()
+
+
+Conditioning = Annotated[CleanPrompt | NoisedPrompt, Discriminator("kind")]

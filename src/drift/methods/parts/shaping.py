@@ -1,0 +1,45 @@
+"""Shaping: (features "P G D", steps) -> intrinsic reward "P G"."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import Discriminator
+from torch import Tensor
+
+from drift.errors import refuse
+from drift.functional import shaping
+
+
+@dataclass(frozen=True)
+class NoShaping:
+    """No intrinsic reward."""
+
+    kind: Literal["none"] = "none"
+    weight = 0.0
+    upper = float("inf")
+
+    def __call__(self, features, steps: int) -> Float[Tensor, "P G"]:
+        return features.new_zeros(features.shape[:2])
+
+
+@dataclass(frozen=True)
+class DiversityShaping:
+    """Intra-group diversity as potential-based, clipped reward (DRIFT, Section 5.3)."""
+
+    kind: Literal["diversity"] = "diversity"
+    weight: float = 0.5  # lambda
+    upper: float = 1.0  # sigma
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        refuse(self.weight < 0, f"weight (lambda) must not be negative, got {self.weight}")
+        refuse(self.upper <= 0, f"upper (sigma) must be positive, got {self.upper}")
+
+    def __call__(self, features, steps: int) -> Float[Tensor, "P G"]:
+        diversity = shaping.intra_group_diversity(features)
+        telescoped = shaping.trajectory_intrinsic_reward(diversity, self.gamma, steps)
+        return shaping.clip_intrinsic(telescoped, self.upper)
+
+
+Shaping = Annotated[NoShaping | DiversityShaping, Discriminator("kind")]

@@ -1,0 +1,53 @@
+"""Timesteps: (prompts P, steps, epoch, generator) -> indices "P K" of the steps trained on."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jaxtyping import Int
+from pydantic import Discriminator
+from torch import Tensor
+
+from drift.errors import refuse
+from drift.functional import timesteps
+
+
+@dataclass(frozen=True)
+class AllSteps:
+    """Every step, as in the paper."""
+
+    kind: Literal["all"] = "all"
+
+    def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
+        return timesteps.all_steps(prompts, steps)
+
+
+@dataclass(frozen=True)
+class RandomSteps:
+    """A random share of the steps (ours; after DDPO's `timestep_fraction`)."""
+
+    kind: Literal["random"] = "random"
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
+
+    def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
+        return timesteps.random_steps(prompts, steps, self.fraction, generator)
+
+
+@dataclass(frozen=True)
+class WindowSteps:
+    """A window of consecutive steps that slides over training (ours; after MixGRPO)."""
+
+    kind: Literal["window"] = "window"
+    size: int = 4
+    every: int = 25  # epochs before it moves on by a step
+
+    def __post_init__(self) -> None:
+        refuse(min(self.size, self.every) < 1, "size and every must be at least 1")
+
+    def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
+        return timesteps.window_steps(prompts, steps, self.size, epoch, self.every)
+
+
+Timesteps = Annotated[AllSteps | RandomSteps | WindowSteps, Discriminator("kind")]
