@@ -16,7 +16,8 @@ from drift.menagerie.probe import Probe, read
 from drift.pretrain.autoencoder import LATENT_CHANNELS, encode
 from drift.pretrain.loop import TRAIN_SEED, Schedule, fit, picture_set, processes
 
-SCHEDULE = Schedule(steps=21_000, batch_size=32, learning_rate=2e-3, average=0.999)  # 2 processes
+# Of each process; the shipped model was trained by two: torchrun --nproc-per-node 2 -m drift ...
+SCHEDULE = Schedule(steps=21_000, batch_size=32, learning_rate=2e-3, average=0.999)
 UNCONDITIONAL, SIMPLE = 0.1, 0.15  # shares of empty captions and of captions with the animal alone
 WIDTH = 128  # of the text embeddings
 
