@@ -87,6 +87,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     s, o, clock = config.sampling, config.optimizer, Stopwatch()
     adapter, group = config.model, min(4, s.group_size)
     check_schedule(model, config)
+    stochastic = model.schedule(s.steps).stochastic
     model.add_adapter(
         adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
     )
@@ -109,19 +110,11 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")
-    pairs = min(o.micro_batch_size, images * model.schedule(s.steps).stochastic)
+    pairs = min(o.micro_batch_size, images * stochastic)
     _backward(model, pool, group_advantages(rewards), config, pairs)
     clock.lap("backward")
 
-    spent = clock.seconds
-    steps = config.method.timesteps(1, model.schedule(s.steps).stochastic, 1, torch.Generator())
-    trained = config.images_kept * steps.shape[1]
-    seconds = {
-        "sampling": spent["rollout"] / images * config.images_sampled,
-        "scoring": spent["scoring"] / images * config.images_sampled
-        + spent["embedding"] / images * config.images_kept,
-        "update": spent["backward"] / pairs * trained,
-    }
+    seconds = _epoch_seconds(clock.seconds, images, pairs, stochastic, config)
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
     memory = psutil.Process().memory_info().rss + 4 * stored * config.images_sampled
@@ -133,6 +126,19 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
         f"{total * config.epochs / 3600:.2f} h for {config.epochs} epochs",
         f"memory      about {memory / GIB:.1f} GiB",
     ]
+
+
+def _epoch_seconds(
+    spent: dict[str, float], images: int, pairs: int, stochastic: int, config: TrainConfig
+) -> dict[str, float]:
+    """An epoch's seconds by stage, from those spent on `images` and on `pairs` backward."""
+    steps = config.method.timesteps(1, stochastic, 1, torch.Generator())
+    return {
+        "sampling": spent["rollout"] / images * config.images_sampled,
+        "scoring": spent["scoring"] / images * config.images_sampled
+        + spent["embedding"] / images * config.images_kept,
+        "update": spent["backward"] / pairs * config.images_kept * steps.shape[1],
+    }
 
 
 def _backward(model, pool, advantages: Any, config: TrainConfig, pairs: int) -> None:

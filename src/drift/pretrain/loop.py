@@ -102,12 +102,8 @@ def fit(
         parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, foreach=True
     )
     average = [p.detach().clone() for p in parameters]
-    state_file, start, smooth = work / f"{name}.pt", 0, None
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
+    state_file, smooth = work / f"{name}.pt", None
+    average, start = _restore(state_file, module, optimizer) or (average, 0)
     progress = tqdm(
         range(start, schedule.steps),
         desc=name,
@@ -135,6 +131,16 @@ def fit(
             _save(state_file, module, optimizer, average, step + 1)
     with torch.no_grad():
         torch._foreach_copy_(list[Tensor](parameters), average)
+
+
+def _restore(file: Path, module: nn.Module, optimizer) -> tuple[list[Tensor], int] | None:
+    """Put saved state into module and optimizer; returns the average and the steps done."""
+    if not file.exists():
+        return None
+    state = torch.load(file, weights_only=True)
+    module.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["average"], state["step"]
 
 
 def _save(file: Path, module: nn.Module, optimizer, average: list[Tensor], step: int) -> None:
