@@ -62,7 +62,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     from drift.pretrain.run import pretrain
 
     for part in args.parts:
-        pretrain(part, work=args.work, out=args.out, scale=args.scale)
+        pretrain(part, work=args.work, out=args.out, scale=args.scale, base=args.base)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -144,6 +144,7 @@ def _pretrain_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
     p.add_argument("--out", type=Path, help="weights folder; default the package's own")
     p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
+    p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
 
 
 COMMANDS = {

@@ -1,20 +1,33 @@
 """Image encoders by name: features in which distance means perceptual difference."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from drift.encoders import clip, dreamsim
 from drift.errors import UserError
-from drift.hub import locate
+from drift.hub import Weights, locate
 from drift.types import ImageEncoder
 
-# name -> (loader of a local folder, the weights it takes where none are named)
-ENCODERS = {
-    "dreamsim-tiny": (dreamsim.load, "menagerie/dreamsim-tiny"),
-    "clip-tiny": (clip.load, "menagerie/hpsv2-tiny"),
+
+@dataclass(frozen=True)
+class Part:
+    """How an encoder is loaded: `load(*paths, device=...)`, one path for each of its weights."""
+
+    load: Callable[..., ImageEncoder]
+    weights: tuple[Weights, ...] = ()
+
+
+ENCODERS: dict[str, Part] = {
+    "dreamsim-tiny": Part(dreamsim.load, (Weights("menagerie/dreamsim-tiny"),)),
+    "clip-tiny": Part(clip.load, (Weights("menagerie/hpsv2-tiny"),)),
 }
 
 
-def load_encoder(name: str) -> ImageEncoder:
-    """The named encoder, ready to use."""
-    if name not in ENCODERS:
-        raise UserError(f"encoder: there is no '{name}'; choose one of {', '.join(ENCODERS)}")
-    loader, weights = ENCODERS[name]
-    return loader(locate(weights, field="encoder"))
+def load_encoder(name: str, device: str = "cpu") -> ImageEncoder:
+    """The encoder called `name`; "name:WEIGHTS" takes another folder, file or hub id."""
+    kind, _, own = name.partition(":")
+    if kind not in ENCODERS:
+        raise UserError(f"encoder: there is no '{kind}'; choose one of {', '.join(ENCODERS)}")
+    part = ENCODERS[kind]
+    weights = (Weights(own), *part.weights[1:]) if own else part.weights
+    return part.load(*(locate(w, field="encoder") for w in weights), device=device)

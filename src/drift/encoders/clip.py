@@ -44,7 +44,7 @@ class Clip(nn.Module):
         return F.normalize(self.projection(pooled), dim=1)
 
 
-def load(path: Path) -> Clip:
+def load(path: Path, device: str = "cpu") -> Clip:
     """The image tower of the CLIPModel in folder `path`, frozen, in float32."""
     config_file = path / "config.json"
     if not config_file.is_file() or json.loads(config_file.read_text()).get("model_type") != "clip":
@@ -54,4 +54,5 @@ def load(path: Path) -> Clip:
     model = CLIPModel.from_pretrained(path, dtype=torch.float32)
     size = model.vision_model.embeddings.image_size
     assert isinstance(size, int), "CLIP's towers see squares"
-    return Clip(model.vision_model, model.visual_projection, size).eval().requires_grad_(False)
+    encoder = Clip(model.vision_model, model.visual_projection, size).to(device)
+    return encoder.eval().requires_grad_(False)

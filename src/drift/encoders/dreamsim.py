@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
+from drift.weights import fit_weights, read_weights
 
 
 class Branch(nn.Module):
@@ -53,10 +54,8 @@ class DreamSim(nn.Module):
         return F.normalize(features - features.mean(1, keepdim=True), dim=1)
 
 
-def load(path: Path) -> DreamSim:
+def load(path: Path, device: str = "cpu") -> DreamSim:
     """The encoder saved in folder `path`, frozen, in float32."""
-    from safetensors.torch import load_file
-
     if not (path / "config.json").is_file():
         raise UserError(f"encoder: '{path}' holds no DreamSim encoder (config.json is missing)")
     config = json.loads((path / "config.json").read_text())
@@ -68,6 +67,7 @@ def load(path: Path) -> DreamSim:
         if not weights.is_file():
             raise UserError(f"encoder: '{weights}' is missing, which config.json beside it names")
         branch = Branch(**entry)
-        branch.vit.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+        state = read_weights(weights, field="encoder")
+        fit_weights(branch.vit, state, source=weights, field="encoder")
         branches.append(branch)
-    return DreamSim(branches).eval().requires_grad_(False)
+    return DreamSim(branches).to(device).eval().requires_grad_(False)

@@ -6,7 +6,6 @@ Licences and attributions are in NOTICE. Needs `npm` and the extra `pretrain` (r
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from drift.errors import UserError
+from drift.hub import cache_folder
 from drift.menagerie.animals import STYLES, VARIANTS
 
 PACKAGES = {
@@ -37,11 +37,6 @@ class Sprite:
     variant: int
     image: Image.Image
     symmetric: bool
-
-
-def cache_folder() -> Path:
-    """Where artwork and pre-training work lie: $DRIFT_CACHE, else ~/.cache/drift."""
-    return Path(os.environ.get("DRIFT_CACHE", "~/.cache/drift")).expanduser()
 
 
 def fetch_package(style: str, folder: Path) -> Path:

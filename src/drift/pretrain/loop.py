@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drift.menagerie.artwork import cache_folder
+from drift.hub import cache_folder
 from drift.menagerie.pictures import Attributes, render
 
 TRAIN_SEED, TEST_SEED = 0, 1  # the picture sets that are trained on, and held out
@@ -37,19 +37,6 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def picture_set(seed: int, count: int, on_grid: bool = False) -> tuple[np.ndarray, Attributes]:
-    """Pictures [N, 64, 64, 3] uint8 (memory-mapped) and truth, rendered once into the cache."""
-    folder, name = cache_folder() / "pictures", f"{seed}-{count}{'-grid' * on_grid}"
-    pixels, truth = folder / f"{name}.npy", folder / f"{name}.npz"
-    if not truth.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures, attributes = render(seed, count, on_grid)
-        np.save(pixels, pictures)
-        np.savez(truth, **vars(attributes))
-    with np.load(truth) as columns:
-        return np.load(pixels, mmap_mode="r"), Attributes(**columns)
-
-
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, S, S, 3] -> float32 images [N, 3, S, S] in [0, 1], channels last."""
     images = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
@@ -63,6 +50,25 @@ def processes() -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def picture_set(seed: int, count: int, on_grid: bool = False) -> tuple[np.ndarray, Attributes]:
+    """Pictures [N, 64, 64, 3] uint8 (memory-mapped) and truth, rendered once into the cache.
+
+    Under torchrun the first process renders, and the others wait for it.
+    """
+    folder, name = cache_folder() / "pictures", f"{seed}-{count}{'-grid' * on_grid}"
+    pixels, truth = folder / f"{name}.npy", folder / f"{name}.npz"
+    rank, together = processes()
+    if rank == 0 and not truth.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures, attributes = render(seed, count, on_grid)
+        np.save(pixels, pictures)
+        np.savez(truth, **vars(attributes))
+    if together > 1:
+        dist.barrier()
+    with np.load(truth) as columns:
+        return np.load(pixels, mmap_mode="r"), Attributes(**columns)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from drift.errors import UserError
-from drift.hub import SHIPPED
+from drift.hub import SHIPPED, locate
 from drift.menagerie.captions import build_tokenizer
 from drift.menagerie.probe import load_probe
 from drift.menagerie.taste import HPSV2, PICKSCORE
@@ -53,10 +54,15 @@ def _clip(work: Path, out: Path, scale: float) -> dict:
     return {}
 
 
-def _model(work: Path, out: Path, scale: float) -> dict:
-    if not (work / "clip").is_dir():
+def _model(work: Path, out: Path, scale: float, base: str | None = None) -> dict:
+    if base:
+        parts = denoiser.parts_of(locate(base, field="base"))
+    elif (work / "clip").is_dir():
+        torch.manual_seed(0)
+        parts = denoiser.new_parts(_load_autoencoder(work), work / "clip")
+    else:
         raise UserError(f"{work}: pretrain the clip first")
-    pipe = denoiser.train(work, _load_autoencoder(work), _scaled(denoiser.SCHEDULE, scale))
+    pipe = denoiser.train(work, parts, _scaled(denoiser.SCHEDULE, scale))
     if processes()[0] > 0:  # the first process judges and ships
         return {}
     figures = denoiser.quality(pipe, load_probe(out / "probe"))
@@ -115,15 +121,22 @@ PARTS: dict[str, Callable[[Path, Path, float], dict]] = {
 }
 
 
-def pretrain(part: str, *, work: Path, out: Path | None, scale: float) -> dict:
-    """Train `part` (resuming what lies in `work`), ship it to `out`, and report its quality."""
+def pretrain(
+    part: str, *, work: Path, out: Path | None, scale: float, base: str | None = None
+) -> dict:
+    """Train `part` (resuming what lies in `work`), ship it to `out`, and report its quality.
+
+    `base`: a model (folder, hub id or shipped part) that the model part trains further.
+    """
     if scale <= 0:
         raise UserError(f"scale must be positive, got {scale}")
     rank, count = processes()
     if count > 1 and part != "model":
         raise UserError(f"{part} trains in one process: only the model can use torchrun")
-    out = out or SHIPPED
-    figures = PARTS[part](work, out, scale)
+    if base and part != "model":
+        raise UserError(f"base: {part} always begins anew; only the model can train further")
+    train = partial(_model, base=base) if part == "model" else PARTS[part]
+    figures = train(work, out or SHIPPED, scale)
     if rank > 0:
         return figures
     (work / f"{part}-quality.json").write_text(json.dumps(figures, indent=1) + "\n")

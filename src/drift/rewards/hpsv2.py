@@ -8,16 +8,15 @@ resized, and the rest padded.
 
 import html
 import math
-import pickle
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.hub import Weights
 from drift.rewards.clip_score import (
     CLIP_MEAN,
     CLIP_STD,
@@ -26,6 +25,10 @@ from drift.rewards.clip_score import (
     normalise,
     resize,
 )
+from drift.weights import fit_weights, read_weights
+
+WEIGHTS = Weights("xswu/HPSv2", ("HPS_v2_compressed.pt",), "2.0 GB", "Apache-2.0")
+WEIGHTS_V21 = Weights("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), "2.0 GB", "Apache-2.0")
 
 # Of a folder's files the first of these, else its only .pt or .safetensors.
 PREFERRED = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt", "open_clip_model.safetensors")
@@ -173,19 +176,8 @@ def find_weights(path: Path) -> Path:
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The open_clip state dict in a .pt (possibly under "state_dict") or .safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state: Any
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"reward: cannot read weights from {file}: {reason}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    state = read_weights(file, field="reward")
+    state = state.get("state_dict", state)
     if "visual.conv1.weight" not in state:
         raise UserError(f"reward: {file} is no open_clip checkpoint: it lacks visual.conv1.weight")
     return state
@@ -199,11 +191,7 @@ def load(path: Path, device: str = "cpu") -> ClipScore:
     state = read_state(file)
     tokenizer = load_tokenizer(file.parent)
     model = CLIPModel(infer_config(state, tokenizer.eos_token_id))
-    try:
-        model.load_state_dict(to_transformers({k: v.float() for k, v in state.items()}))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split("\n\t")[1:2])
-        raise UserError(f"reward: {file} does not fit an open_clip model: {reason}") from error
+    fit_weights(model, to_transformers(state), source=file, field="reward")
     model = model.to(device).eval().requires_grad_(False)
     size = model.config.vision_config.image_size
     return ClipScore(model, tokenizer, lambda images: preprocess(images, size), clean)

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.hub import Weights
 from drift.rewards.clip_score import (
     CLIP_MEAN,
     CLIP_STD,
@@ -19,6 +20,10 @@ from drift.rewards.clip_score import (
     normalise,
     read_json,
     resize,
+)
+
+WEIGHTS = Weights(
+    "yuvalkirstain/PickScore_v1", ("*.json", "*.txt", "model.safetensors"), "3.9 GB", "MIT"
 )
 
 

@@ -1,0 +1,58 @@
+"""Read files of weights and fit them into modules; nothing is unpickled, and misfits are named."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drift.errors import UserError
+
+SHOWN = 5  # names listed of the missing, the unexpected and the misshapen
+
+
+def read_weights(file: Path, *, field: str) -> dict[str, Any]:
+    """What a .safetensors file or a published .pt (`weights_only=True`) holds, on the CPU.
+
+    `field` is the config field that an error should name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise UserError(f"{field}: there is no file {file}")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{field}: cannot read weights from {file}: {reason}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{field}: {file} holds no weights but a {type(content).__name__}")
+    return content
+
+
+def fit_weights(module: nn.Module, state: dict[str, Tensor], *, source: Path, field: str) -> None:
+    """Put `state` into `module`, as float32; any misfit is an error naming keys and the file."""
+    wanted = module.state_dict()
+    misfits = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(state[name].shape)} for {list(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    }
+    told = [f"{len(names)} {kind}: {_first(names)}" for kind, names in misfits.items() if names]
+    if told:
+        raise UserError(
+            f"{field}: {source} does not fit {type(module).__name__}; {'; '.join(told)}"
+        )
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")

@@ -1,0 +1,135 @@
+"""Weights by name: local, shipped, from the hub, or from a URL; and what is said where it fails."""
+
+import http.server
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from drift import hub
+from drift.errors import UserError
+from drift.hub import SHIPPED, Weights, download, locate
+
+CONTENT = bytes(range(256)) * 40
+
+
+class Ranged(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT, from the byte that is asked for; `asked` keeps the Range headers."""
+
+    content, asked, cut = CONTENT, [], None  # cut: so many bytes, and the connection ends
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        body = self.content[start:]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.cut])
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    handler = type("Handler", (Ranged,), {"asked": []})
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield handler, f"http://127.0.0.1:{served.server_port}"
+    served.shutdown()
+
+
+def test_a_shipped_part_and_a_local_folder_are_found_without_the_hub(tmp_path):
+    assert locate("menagerie/model", field="model.name") == SHIPPED / "model"
+    assert locate(str(tmp_path), field="model.name") == tmp_path
+    assert locate(Weights(str(tmp_path)), field="model.name") == tmp_path
+
+
+def test_a_name_that_is_no_hub_id_is_refused():
+    with pytest.raises(UserError, match="encoder: there is no file or folder './absent'"):
+        locate("./absent", field="encoder")
+
+
+def test_offline_the_error_names_files_size_licence_and_origin(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    weights = Weights("nobody/NoModel", ("w.safetensors",), "3.9 GB", "MIT")
+    with pytest.raises(UserError) as error:
+        locate(weights, field="reward")
+    told = str(error.value)
+    assert "\n" not in told and told.startswith("reward: 'nobody/NoModel'")
+    assert "w.safetensors; 3.9 GB; licence MIT" in told
+
+
+def test_an_incomplete_snapshot_is_told(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(tmp_path))
+    assert locate(Weights("a/b", ("*.json",)), field="reward") == tmp_path
+    with pytest.raises(UserError, match=r"lacks model\.safetensors"):
+        locate(Weights("a/b", ("*.json", "model.safetensors")), field="reward")
+
+
+def test_a_url_is_downloaded_once(server):
+    handler, address = server
+    file = locate(f"{address}/weights.pt", field="encoder")
+    assert file.read_bytes() == CONTENT
+    assert locate(f"{address}/weights.pt", field="encoder") == file
+    assert handler.asked == [None]
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
+    handler, address = server
+    handler.cut = 1000
+    file = tmp_path / "weights.pt"
+    with pytest.raises(Exception, match=r"1000|IncompleteRead"):
+        download(f"{address}/weights.pt", file)
+    assert not file.exists()
+    handler.cut = None
+    download(f"{address}/weights.pt", file)
+    assert file.read_bytes() == CONTENT
+    assert handler.asked == [None, "bytes=1000-"]
+
+
+def test_a_cut_connection_is_one_clear_error(server):
+    handler, address = server
+    handler.cut = 1000
+    with pytest.raises(UserError, match="encoder: .*could not be fetched: .*1000"):
+        locate(Weights(f"{address}/weights.pt", size="10 kB"), field="encoder")
+
+
+def test_an_archive_is_unpacked_and_dropped(server, tmp_path):
+    handler, address = server
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("inner/config.json", "{}")
+    handler.content = (tmp_path / "a.zip").read_bytes()
+    folder = locate(f"{address}/a.zip", field="encoder")
+    assert (folder / "inner" / "config.json").read_text() == "{}"
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["a"]
+
+
+def test_an_archive_that_leads_outside_itself_writes_nothing(server, tmp_path):
+    handler, address = server
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../../evil.txt", "x")
+    handler.content = (tmp_path / "a.zip").read_bytes()
+    with pytest.raises(UserError, match="outside itself"):
+        locate(f"{address}/a.zip", field="encoder")
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_offline_forbids_urls_too(server, monkeypatch):
+    handler, address = server
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        locate(f"{address}/weights.pt", field="encoder")
+    assert handler.asked == []
+
+
+def test_the_cache_is_where_drift_cache_says(monkeypatch):
+    monkeypatch.setenv("DRIFT_CACHE", "/somewhere")
+    assert hub.cache_folder() == Path("/somewhere")
