@@ -18,7 +18,7 @@ from drift.evaluate import evaluate
 from drift.functional.diversity import mean_pairwise_distance
 from drift.menagerie.probe import Probe
 from drift.methods import METHODS
-from drift.report import runs
+from drift.policy import load_policy
 from drift.report.figures import measure_against, summarise
 
 PROMPTS = ["a fox", "a cat", "<script>alert(1)</script>"]
@@ -61,7 +61,7 @@ def run(tiny_model, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.yaml").write_text(to_yaml(config))
-    model = runs.load_policy(config, None)
+    model = load_policy(config)
     model.add_adapter(8, 16, config.model.target_modules, seed=0)
     optimizer = torch.optim.AdamW(model.trainable_parameters())
     for epoch in (20, 40):

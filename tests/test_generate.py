@@ -11,7 +11,7 @@ from drift.config import TrainConfig, to_yaml
 from drift.errors import UserError
 from drift.generate import generate, slugs
 from drift.methods import METHODS
-from drift.report import runs
+from drift.policy import load_policy
 
 SEEDS = [3, 12]
 
@@ -23,7 +23,7 @@ def make_run(folder, model_folder, epochs=(2,), method="drift"):
     )
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
-    model = runs.load_policy(config, None)
+    model = load_policy(config)
     model.add_adapter(8, 16, config.model.target_modules, seed=0)
     optimizer = torch.optim.AdamW(model.trainable_parameters())
     generator = torch.Generator().manual_seed(0)

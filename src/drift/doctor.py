@@ -16,9 +16,10 @@ from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.models import load_model
+from drift.policy import add_adapter
 from drift.preflight import check_replay, check_schedule
 from drift.rewards import load_reward
-from drift.rollout import rollout
+from drift.rollout import sample_pool
 from drift.scoring import embed, score
 from drift.tracking import Stopwatch
 from drift.update import replay
@@ -85,23 +86,13 @@ def _geometry(config: TrainConfig) -> list[str]:
 def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> list[str]:
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
     s, o, clock = config.sampling, config.optimizer, Stopwatch()
-    adapter, group = config.model, min(4, s.group_size)
+    group = min(4, s.group_size)
     check_schedule(model, config)
     stochastic = model.schedule(s.steps).stochastic
-    model.add_adapter(
-        adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
-    )
+    add_adapter(model, config)
     clock.lap("loading")
-    pool = rollout(
-        model,
-        prompts[:2],
-        [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))],
-        steps=s.steps,
-        guidance_scale=s.guidance_scale,
-        eta=s.eta,
-        batch_size=s.batch_size,
-        conditioning=config.method.conditioning.in_training(),
-    )
+    seeds = [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))]
+    pool = sample_pool(model, prompts[:2], seeds, config)
     images = pool.log_probs.shape[0] * group
     clock.lap("rollout")
     rewards = score(reward, pool.images, pool.prompts)

@@ -28,6 +28,7 @@ from drift.hub import SHIPPED, locate
 from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
+from drift.policy import load_policy, put_adapter
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, to_pixels, webp
@@ -215,11 +216,11 @@ def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_fold
         {name: load_encoder(name) for name in settings["encoders"]},
         load_probe(probe_folder) if settings["judge"] else None,
     )
-    model = runs.load_policy(config, None)
+    model = load_policy(config)
     for folder, checkpoint, wanted in todo:
         start, title = time.perf_counter(), folder.name
         if checkpoint is not None:
-            runs.put_adapter(model, config, checkpoint)
+            put_adapter(model, config, checkpoint.folder)
         at_test = config.method.conditioning.at_test() if checkpoint else CleanPrompt()
         pixels = sample(model, settings["prompts"], config.evaluation, at_test, title)
         probed = pixels.shape[2:4] == (64, 64)

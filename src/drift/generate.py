@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
+from drift.policy import load_policy
 from drift.report import runs
 from drift.report.sheets import contact_sheet, to_pixels
 from drift.rollout import rollout
@@ -60,7 +61,7 @@ def generate(
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
-    model = runs.load_policy(config, chosen[0] if chosen else None)
+    model = load_policy(config, chosen[0].folder if chosen else None)
     out.mkdir(parents=True, exist_ok=True)
     conditioning = config.method.conditioning.at_test() if chosen else CleanPrompt()
     paths, rows = [], []

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drift.config import TrainConfig
 from drift.functional.dynamics import ddim_step, gaussian_log_prob
-from drift.functional.noise import trajectory_noise
+from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
 from drift.types import PolicyModel, Rollout
 
@@ -76,3 +77,26 @@ def rollout(
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
     latents, log_probs, images = joined
     return Rollout(list(prompts), prompt_embeds, torch.tensor(seeds), log_probs, latents, images)
+
+
+def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:
+    """Seeds "P C" of an epoch's trajectories; they depend on nothing but the counters."""
+    P, C = config.sampling.prompts_per_epoch, config.sampling.pool_size
+    return [[derive_seed(config.seed, epoch, p, c) for c in range(C)] for p in range(P)]
+
+
+def sample_pool(
+    model: PolicyModel, prompts: Sequence[str], seeds: list[list[int]], config: TrainConfig
+) -> Rollout:
+    """Candidates as they are drawn in training."""
+    sampling = config.sampling
+    return rollout(
+        model,
+        prompts,
+        seeds,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        eta=sampling.eta,
+        batch_size=sampling.batch_size,
+        conditioning=config.method.conditioning.in_training(),
+    )

@@ -20,10 +20,10 @@ from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
 from drift.methods.parts import State
-from drift.models import load_model
+from drift.policy import add_adapter, load_policy
 from drift.preflight import check_replay, check_schedule
 from drift.rewards import load_reward
-from drift.rollout import rollout
+from drift.rollout import pool_seeds, sample_pool
 from drift.scoring import embed, score
 from drift.tracking import (
     Stopwatch,
@@ -32,7 +32,7 @@ from drift.tracking import (
     read_metrics,
     truncate_metrics,
 )
-from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
+from drift.types import ImageEncoder, PolicyModel, Reward
 from drift.update import update_policy
 
 
@@ -60,29 +60,10 @@ class Run:
     finished: int  # epochs
 
 
-def sample_pool(run: Run, prompts: list[str], epoch: int) -> Rollout:
-    """The epoch's candidates: `pool_size` for every prompt."""
-    config, sampling = run.config, run.config.sampling
-    seeds = [
-        [derive_seed(config.seed, epoch, p, c) for c in range(sampling.pool_size)]
-        for p in range(len(prompts))
-    ]
-    return rollout(
-        run.model,
-        prompts,
-        seeds,
-        steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        eta=sampling.eta,
-        batch_size=sampling.batch_size,
-        conditioning=config.method.conditioning.in_training(),
-    )
-
-
 def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
     """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
     config, method, clock = run.config, run.config.method, Stopwatch()
-    pool = sample_pool(run, prompts, epoch)
+    pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config)
     clock.lap("rollout")
 
     pool_rewards = score(run.reward, pool.images, prompts)
@@ -141,13 +122,11 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
-    model, reward = load_model(config.model.name), load_reward(config.reward)
+    model, reward = load_policy(config), load_reward(config.reward)
     encoder = load_encoder(config.encoder) if config.encoder else None
     check_schedule(model, config)
-    folder, adapter, settings = open_run(config, resume), config.model, config.optimizer
-    model.add_adapter(
-        adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
-    )
+    folder, settings = open_run(config, resume), config.optimizer
+    add_adapter(model, config)
     optimizer = torch.optim.AdamW(
         model.trainable_parameters(),
         lr=settings.learning_rate,

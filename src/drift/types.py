@@ -11,6 +11,7 @@ Way of the data: prompts -> rollout -> scoring -> selection -> shaping -> advant
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -96,7 +97,15 @@ class PolicyModel(Protocol):
 
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]: ...
 
+    def add_adapter(
+        self, rank: int, alpha: int, target_modules: Sequence[str], seed: int
+    ) -> None: ...
+
     def trainable_parameters(self) -> list[Parameter]: ...
+
+    def save_adapter(self, folder: Path) -> None: ...
+
+    def load_adapter(self, folder: Path) -> None: ...
 
     def reference(self) -> AbstractContextManager[None]: ...  # inside it, the frozen base model
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from drift.functional.timesteps import all_steps, random_steps, window_steps
+from drift.functional.timesteps import all_steps, first_steps, random_steps, window_steps
 
 
 def seeded(seed=0):
@@ -10,6 +10,14 @@ def seeded(seed=0):
 
 def test_all_steps():
     assert all_steps(prompts=2, steps=3).tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "kept"),
+    [(1.0, [0, 1, 2, 3, 4]), (0.6, [0, 1, 2]), (0.5, [0, 1]), (0.2, [0]), (0.01, [0])],
+)
+def test_the_first_steps_and_at_least_one(fraction, kept):
+    assert first_steps(2, 5, fraction).tolist() == [kept, kept]
 
 
 @pytest.mark.parametrize(

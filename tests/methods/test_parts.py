@@ -12,6 +12,7 @@ from drift.methods.parts import (
     CleanPrompt,
     ClippedSurrogate,
     DiversityShaping,
+    FirstSteps,
     GroupAdvantage,
     KeepAll,
     NoisedPrompt,
@@ -288,6 +289,7 @@ def test_the_reference_kl_by_hand_and_its_gradient():
 
 def test_the_steps_that_are_trained_on():
     assert AllSteps()(2, 3, 1, seeded()).tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert FirstSteps(fraction=0.3)(2, 10, 7, seeded()).tolist() == [[0, 1, 2], [0, 1, 2]]
     drawn = RandomSteps(fraction=0.5)(3, 10, 1, seeded())
     assert drawn.shape == (3, 5)
     assert len({tuple(row) for row in drawn.tolist()}) == 3  # each prompt its own
@@ -315,6 +317,7 @@ def test_the_steps_that_are_trained_on():
         (ClippedSurrogate, {"clip_range": 0.0}, r"clip_range must lie in \(0, 1\), got 0.0"),
         (ClippedSurrogate, {"clip_range": 1.0}, r"clip_range must lie in \(0, 1\), got 1.0"),
         (ReferenceKL, {"weight": -0.001}, r"weight \(beta\) must not be negative, got -0.001"),
+        (FirstSteps, {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0.0"),
         (RandomSteps, {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0.0"),
         (RandomSteps, {"fraction": 1.1}, r"fraction must lie in \(0, 1\], got 1.1"),
         (WindowSteps, {"size": 0}, "size and every must be at least 1"),

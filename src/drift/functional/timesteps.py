@@ -1,7 +1,7 @@
 """Which denoising steps of a trajectory are trained on (ours; the paper trains on all of them).
 
 A subset is drawn per prompt and shared by its whole group, whose rewards would otherwise not be
-comparable. DDPO's `timestep_fraction` and MixGRPO's sliding window are the models.
+comparable. DDPO's and Flow-GRPO's `timestep_fraction` and MixGRPO's sliding window are the models.
 """
 
 import torch
@@ -12,6 +12,11 @@ from torch import Generator, Tensor
 def all_steps(prompts: int, steps: int) -> Int[Tensor, "P {steps}"]:
     """Every step, for every prompt."""
     return torch.arange(steps).expand(prompts, steps)
+
+
+def first_steps(prompts: int, steps: int, fraction: float) -> Int[Tensor, "P K"]:
+    """The noisiest `fraction` of the steps, at least one: those that decide what is drawn."""
+    return torch.arange(max(1, round(fraction * steps))).expand(prompts, -1)
 
 
 def random_steps(

@@ -92,6 +92,7 @@ def build_scheduler() -> DDIMScheduler:
         trained_betas=stretched_betas().tolist(),
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # without meaning for trailing steps; diffusers complains of 0
         prediction_type="v_prediction",
         timestep_spacing="trailing",
     )
@@ -123,7 +124,7 @@ def train(
             if u < UNCONDITIONAL
             else simple_prompt(ANIMALS[truth.animal[i]])
             if u < UNCONDITIONAL + SIMPLE
-            else caption(truth, i, rng)
+            else caption(truth, int(i), rng)
             for i, u in zip(chosen, share, strict=True)
         ]
         clean = latents[chosen].float().contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from drift.checkpoint import Checkpoint, checksum, list_checkpoints
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
-from drift.models import load_model
 
 FORMAT = 1  # of metrics.json; an evaluation of another format is done again
 
@@ -51,24 +50,6 @@ def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:
         raw = {"prompts": "", "reward": "", "method": {}, "model": {"name": str(target)}}
     raw["evaluation"] = {**raw.get("evaluation", {}), **changes}
     return validate(raw, source="evaluation")
-
-
-def load_policy(config: TrainConfig, checkpoint: Checkpoint | None):
-    """The model, with a checkpoint's adapter on it if there is one."""
-    model = load_model(config.model.name)
-    if checkpoint is not None:
-        put_adapter(model, config, checkpoint)
-    return model
-
-
-def put_adapter(model, config: TrainConfig, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights on the model, in place of another's if it has one."""
-    adapter = config.model
-    if not model.trainable_parameters():
-        model.add_adapter(
-            adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
-        )
-    model.load_adapter(checkpoint.folder)
 
 
 def sha256(paths: list[Path]) -> str:

@@ -29,7 +29,7 @@ from drift.methods.parts.selection import (
     Selection,
 )
 from drift.methods.parts.shaping import DiversityShaping, NoShaping, Shaping
-from drift.methods.parts.timesteps import AllSteps, RandomSteps, Timesteps, WindowSteps
+from drift.methods.parts.timesteps import AllSteps, FirstSteps, RandomSteps, Timesteps, WindowSteps
 
 __all__ = [
     "Advantages",
@@ -39,6 +39,7 @@ __all__ = [
     "CleanPrompt",
     "ClippedSurrogate",
     "DiversityShaping",
+    "FirstSteps",
     "GroupAdvantage",
     "KeepAll",
     "Method",

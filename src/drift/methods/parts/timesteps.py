@@ -22,6 +22,24 @@ class AllSteps:
 
 
 @dataclass(frozen=True)
+class FirstSteps:
+    """The noisiest share of the steps (ours; the `timestep_fraction` of Flow-GRPO and DanceGRPO).
+
+    What a picture shows is decided early, while the late steps, whose noise is small, have by far
+    the largest gradients: where few images are sampled they drown the early ones.
+    """
+
+    kind: Literal["first"] = "first"
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
+
+    def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
+        return timesteps.first_steps(prompts, steps, self.fraction)
+
+
+@dataclass(frozen=True)
 class RandomSteps:
     """A random share of the steps (ours; after DDPO's `timestep_fraction`)."""
 
@@ -50,4 +68,4 @@ class WindowSteps:
         return timesteps.window_steps(prompts, steps, self.size, epoch, self.every)
 
 
-Timesteps = Annotated[AllSteps | RandomSteps | WindowSteps, Discriminator("kind")]
+Timesteps = Annotated[AllSteps | FirstSteps | RandomSteps | WindowSteps, Discriminator("kind")]
