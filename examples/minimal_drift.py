@@ -11,7 +11,7 @@ import torch
 from drift.encoders import load_encoder
 from drift.functional.advantages import combine, group_advantages
 from drift.functional.conditioning import perturb_embedding
-from drift.functional.dynamics import ddim_step, gaussian_log_prob
+from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import step_noise, trajectory_noise
 from drift.functional.selection import reward_concentrated
 from drift.functional.shaping import (
@@ -22,6 +22,7 @@ from drift.functional.shaping import (
 from drift.functional.surrogate import clipped_surrogate
 from drift.models import load_model
 from drift.rewards import load_reward
+from drift.types import TextEmbeds
 
 PROMPTS = ["a fox", "a whale"]  # P
 POOL, GROUP, STEPS, EPOCHS = 12, 6, 6, 5  # C = 2G candidates, G kept, T
@@ -34,10 +35,10 @@ def policy(model, x, embeds, seeds, k, schedule):
     """The Gaussian of step k (Eq. 2) under the noised prompt (Eq. 34-37)."""
     t = schedule.fractions[k].expand(len(x))
     noise = step_noise(seeds, [k] * len(x), tuple(embeds.shape[1:]))
-    noised = perturb_embedding(embeds, t, noise, SCALE, TAU1, TAU2, MIX)
+    noised = TextEmbeds(perturb_embedding(embeds, t, noise, SCALE, TAU1, TAU2, MIX))
     timesteps = schedule.timesteps[k].expand(len(x))
     noise_pred = model.predict_noise(x, timesteps, noised, GUIDANCE)
-    return ddim_step(x, noise_pred, schedule.alphas[k], schedule.next_alphas[k], ETA)
+    return schedule.step(x, noise_pred, k, ETA)
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def sample(model, embeds, seeds, schedule):
 
 def epoch(model, optimizer, reward, encoder, schedule, number):
     P = len(PROMPTS)
-    embeds = model.encode_prompts(PROMPTS).repeat_interleave(POOL, 0)
+    embeds = model.encode_prompts(PROMPTS).tokens.repeat_interleave(POOL, 0)
     seeds = [1000 * number + k for k in range(P * POOL)]
     states, old_log_probs = sample(model, embeds, seeds, schedule)
     images = model.decode(states[:, -1])

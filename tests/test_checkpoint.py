@@ -53,8 +53,8 @@ def test_the_methods_state_comes_back_as_it_was(trained, tiny_model, tmp_path):
     (one, two), _ = list_checkpoints(tmp_path)
     assert load_checkpoint(one, *fresh(tiny_model)) == {"a fox": rewards, "ein Käfer": []}
     assert load_checkpoint(two, *fresh(tiny_model)) == {}
-    (one.folder / "method_state.json").write_text("{}")
-    assert "'method_state.json' is damaged" in list_checkpoints(tmp_path)[1][0]
+    (one.folder / "state.json").write_text("{}")
+    assert "'state.json' is damaged" in list_checkpoints(tmp_path)[1][0]
 
 
 def test_a_damaged_checkpoint_is_skipped_and_named(trained, tmp_path):

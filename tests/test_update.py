@@ -5,11 +5,12 @@ import torch
 from diffusers import DDIMScheduler
 
 from drift.config import load_recipe
+from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.methods.parts import NoisedPrompt, RandomSteps, ReferenceKL, WindowSteps
 from drift.models import load_model
 from drift.rollout import rollout
-from drift.update import update_policy
+from drift.update import MOST_SKIPPED, Learner, update_policy
 
 PROMPTS = ["a fox", "a bee"]
 SMALL = [
@@ -40,6 +41,11 @@ def model(tiny_model):
     return model
 
 
+def learner(optimizer, config):
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return Learner(optimizer, scaler, config.optimizer.micro_batch_size)
+
+
 def kept_rollout(model, config):
     seeds = [[10 * p + g for g in range(4)] for p in range(2)]
     return rollout(
@@ -61,7 +67,7 @@ def run(model, config, kept=None):
     kept = kept or kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.trainable_parameters()]
-    stats = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
+    stats = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
     moved = [b - p.detach() for b, p in zip(before, model.trainable_parameters(), strict=True)]
     return stats, moved
 
@@ -99,8 +105,8 @@ def test_an_update_raises_the_probability_of_what_was_better(model):
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e-3))
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1e-3)
-    update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
-    stats = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
+    update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
+    stats = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
     # loss = -mean(A * ratio): 0 where every ratio is 1, below 0 once the better became likelier
     assert stats[0].loss < 0
 
@@ -110,7 +116,7 @@ def test_the_reference_kl_counts_and_pulls_back(model):
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     nothing = torch.zeros_like(ADVANTAGES)
-    stats = update_policy(model, optimizer, kept, nothing, config, epoch=1)
+    stats = update_policy(model, learner(optimizer, config), kept, nothing, config, epoch=1)
     assert stats[0].reference_kl > 0
     assert stats[0].grad_norm > 0  # advantages are 0: the gradient is the KL's alone
 
@@ -139,7 +145,7 @@ def test_the_window_slides_from_epoch_to_epoch(model):
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     for epoch, trained in [(1, 0), (2, 1), (4, 3), (5, 0)]:
-        (stats,) = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch)
+        (stats,) = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
         assert [k for k, gap in enumerate(stats.log_prob_gap) if gap is not None] == [trained]
 
 
@@ -161,7 +167,7 @@ def test_a_random_subset_of_steps_is_the_same_for_a_whole_group(model):
     chosen = []  # for each of three epochs, the two steps of each prompt
     for epoch in (1, 2, 3):
         seen.clear()
-        update_policy(model, optimizer, kept, ADVANTAGES, config, epoch)
+        update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
         assert len(set(seen)) == len(seen) == 2 * 4 * 2  # each pair once
         steps = {(p, g): {k for q, h, k in seen if (q, h) == (p, g)} for p, g, _ in seen}
         for p in range(2):
@@ -179,7 +185,9 @@ def test_all_of_the_steps_at_random_is_all_of_the_steps(model):
     gradients = []
     for config in (plain, everything):
         optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
-        (stats,) = update_policy(model, optimizer, kept, ADVANTAGES, config, epoch=1)
+        (stats,) = update_policy(
+            model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1
+        )
         gradients.append(stats.grad_norm)
     assert gradients[0] == gradients[1] > 0
 
@@ -200,3 +208,99 @@ def test_a_last_step_without_noise_is_taken_but_never_trained(model, method):
         assert None not in one.log_prob_gap[:3]
         assert one.grad_norm > 0
     assert all(change.isfinite().all() for change in moved)
+
+
+def adam(model, config, scaler=None):
+    """A learner whose moments are not zero, so that a step taken by mistake would show."""
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    for parameter in model.trainable_parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    made = learner(optimizer, config)
+    return replace(made, scaler=scaler) if scaler else made
+
+
+def state_of(model, taught):
+    moments = [v for row in taught.optimizer.state.values() for v in row.values()]
+    return [t.detach().clone() for t in (*model.trainable_parameters(), *moments)]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_gradient_that_is_not_finite_is_skipped_and_leaves_every_bit(model, scaled):
+    config = settings(updates_per_epoch=2)
+    kept = kept_rollout(model, config)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0) if scaled else None
+    taught = adam(model, config, scaler)
+    before = state_of(model, taught)
+    advantages = ADVANTAGES.clone()
+    advantages[:, :] = torch.nan
+    stats = update_policy(model, taught, kept, advantages, config, epoch=1)
+    assert [s.skipped for s in stats] == [True, True]
+    assert taught.skipped == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, state_of(model, taught), strict=True))
+    if scaled:
+        assert taught.scaler.get_scale() == 2.0  # halved twice
+    (fine, _) = update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)
+    assert not fine.skipped
+    assert taught.skipped == 0
+    assert not all(torch.equal(a, b) for a, b in zip(before, state_of(model, taught), strict=True))
+
+
+def test_too_many_skipped_in_a_row_stop_the_run(model):
+    config = settings(updates_per_epoch=2)
+    kept = kept_rollout(model, config)
+    taught = adam(model, config)
+    taught.skipped = MOST_SKIPPED - 2
+    with pytest.raises(UserError, match="not finite 10 updates in a row"):
+        update_policy(model, taught, kept, ADVANTAGES * torch.nan, config, epoch=1)
+
+
+def test_a_scaled_gradient_takes_the_same_step(model, tiny_model):
+    config = settings(updates_per_epoch=1)
+    kept = kept_rollout(model, config)
+    start = [p.detach().clone() for p in model.trainable_parameters()]
+    ends = []
+    for enabled in (False, True):
+        with torch.no_grad():
+            for parameter, value in zip(model.trainable_parameters(), start, strict=True):
+                parameter.copy_(value)
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        taught = replace(learner(torch.optim.SGD(model.trainable_parameters(), 1.0), config))
+        taught.scaler = scaler
+        update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)
+        ends.append([p.detach().clone() for p in model.trainable_parameters()])
+    for one, two in zip(*ends, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(model):
+    config = settings(updates_per_epoch=1, micro_batch_size=32, max_grad_norm=1e9)
+    kept = kept_rollout(model, config)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
+    (whole,) = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, 1)
+
+    def exhaust(module, args):  # as a card with room for 5 rows and their unconditional twins
+        if len(args[0]) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = model.network.register_forward_pre_hook(exhaust)
+    taught = learner(optimizer, config)
+    (halved,) = update_policy(model, taught, kept, ADVANTAGES, config, 1)
+    hook.remove()
+    assert taught.micro_batch_size == 4
+    assert halved.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    assert halved.loss == pytest.approx(whole.loss, abs=1e-6)
+
+
+def test_not_even_one_row_fits(model):
+    config = settings(updates_per_epoch=1)
+    kept = kept_rollout(model, config)
+
+    def exhaust(module, args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.network.register_forward_pre_hook(exhaust)
+    taught = learner(torch.optim.SGD(model.trainable_parameters(), lr=1.0), config)
+    with pytest.raises(UserError, match=r"optimizer.micro_batch_size: not even one row fits"):
+        update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)

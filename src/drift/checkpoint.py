@@ -47,9 +47,9 @@ def save_checkpoint(
     epoch: int,
     model,
     optimizer: torch.optim.Optimizer,
-    method_state: dict[str, Any] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `run/checkpoints/step-<epoch>`; returns the folder."""
+    """Write `run/checkpoints/step-<epoch>`; returns the folder. `state`: JSON-able, small."""
     target = run / "checkpoints" / f"step-{epoch:06d}"
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -58,7 +58,7 @@ def save_checkpoint(
     moments = optimizer.state_dict()["state"]
     flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
     save_file({k: v.contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
-    (partial / "method_state.json").write_text(json.dumps(method_state or {}))
+    (partial / "state.json").write_text(json.dumps(state or {}))
     files = {file.name: checksum(file) for file in sorted(partial.iterdir())}
     manifest = {"epoch": epoch, "files": files}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -95,17 +95,17 @@ def list_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
 def load_checkpoint(
     checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Restore adapter and optimizer in place; returns the method's running state."""
+    """Restore adapter and optimizer in place; returns the JSON-able state saved with them."""
     model.load_adapter(checkpoint.folder)
     flat = load_file(checkpoint.folder / "optimizer.safetensors")
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in flat.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+        moments.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
-    if state and len(state) != len(groups[0]["params"]):
+    if moments and len(moments) != len(groups[0]["params"]):
         raise UserError(
-            f"{checkpoint.folder}: optimizer state of {len(state)} tensors does not fit"
+            f"{checkpoint.folder}: optimizer state of {len(moments)} tensors does not fit"
         )
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return json.loads((checkpoint.folder / "method_state.json").read_text())
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return json.loads((checkpoint.folder / "state.json").read_text())

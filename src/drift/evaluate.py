@@ -24,10 +24,11 @@ from drift.checkpoint import LORA_FILE, Checkpoint
 from drift.config import EvaluateConfig, TrainConfig, read_prompts
 from drift.encoders import load_encoder
 from drift.errors import UserError
-from drift.hub import SHIPPED, locate
+from drift.hub import SHIPPED
 from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
+from drift.models import locate_model
 from drift.policy import load_policy, put_adapter
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
@@ -181,7 +182,7 @@ def evaluate(
     chosen = runs.choose_checkpoints(run, checkpoints) if runs.is_run(target) else []
     if config.threads:
         torch.set_num_threads(config.threads)
-    model_folder, probe_folder = locate(config.model.name, field="model.name"), SHIPPED / "probe"
+    model_folder, probe_folder = locate_model(config.model.name), SHIPPED / "probe"
     wanted = {
         "settings": settings_of(config, probed=probe_folder.is_dir()),
         "model": {"name": config.model.name, "sha256": runs.model_sha256(model_folder)},

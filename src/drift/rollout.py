@@ -7,16 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.config import TrainConfig
-from drift.functional.dynamics import ddim_step, gaussian_log_prob
+from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
-from drift.types import PolicyModel, Rollout
+from drift.types import PolicyModel, Rollout, TextEmbeds
 
 
 @torch.no_grad()
 def denoise(
     model: PolicyModel,
-    prompt_embeds: Float[Tensor, "B L D"],
+    prompt_embeds: TextEmbeds,
     seeds: list[int],
     *,
     steps: int,
@@ -29,7 +29,7 @@ def denoise(
     A deterministic step (eta = 0, or a last one without noise) has none: it is returned as 0.
     """
     schedule = model.schedule(steps)
-    noise = trajectory_noise(seeds, model.latent_shape, steps).to(prompt_embeds.device)
+    noise = trajectory_noise(seeds, model.latent_shape, steps).to(model.device)
     latents, log_probs = [noise[0]], []
     for k in range(steps):
         x, batch = latents[-1], len(seeds)
@@ -37,7 +37,7 @@ def denoise(
         embeds = conditioning(prompt_embeds, fractions, seeds, [k] * batch)
         t = schedule.timesteps[k].expand(batch)
         noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
-        mean, std = ddim_step(x, noise_pred, schedule.alphas[k], schedule.next_alphas[k], eta)
+        mean, std = schedule.step(x, noise_pred, k, eta)
         latents.append(mean + std * noise[k + 1])
         drawn = eta > 0 and k < schedule.stochastic
         log_probs.append(gaussian_log_prob(latents[-1], mean, std) if drawn else x.new_zeros(batch))
@@ -59,7 +59,7 @@ def rollout(
     pool = len(seeds[0])
     prompt_embeds = model.encode_prompts(prompts)
     flat_seeds = [seed for row in seeds for seed in row]
-    flat_embeds = prompt_embeds.repeat_interleave(pool, 0)
+    flat_embeds = prompt_embeds.each(lambda e: e.repeat_interleave(pool, 0))
     parts = []
     for i in range(0, len(flat_seeds), batch_size):
         chunk = slice(i, i + batch_size)
@@ -72,11 +72,13 @@ def rollout(
             eta=eta,
             conditioning=conditioning,
         )
-        parts.append((latents, log_probs, model.decode(latents[:, -1])))
+        images = model.decode(latents[:, -1])
+        parts.append((latents.cpu(), log_probs.cpu(), images.cpu()))
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
     latents, log_probs, images = joined
-    return Rollout(list(prompts), prompt_embeds, torch.tensor(seeds), log_probs, latents, images)
+    embeds = prompt_embeds.each(Tensor.cpu)
+    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images)
 
 
 def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
 from drift.methods.parts import State
-from drift.policy import add_adapter, load_policy
+from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.rewards import load_reward
 from drift.rollout import pool_seeds, sample_pool
@@ -33,7 +33,7 @@ from drift.tracking import (
     truncate_metrics,
 )
 from drift.types import ImageEncoder, PolicyModel, Reward
-from drift.update import update_policy
+from drift.update import Learner, update_policy
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
@@ -53,7 +53,7 @@ class Run:
     config: TrainConfig
     folder: Path
     model: PolicyModel
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     reward: Reward
     encoder: ImageEncoder | None
     method_state: State
@@ -80,7 +80,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
         check_replay(run.model, kept, config)
         clock.lap("preflight")
-    updates = update_policy(run.model, run.optimizer, kept, advantages.total, config, epoch)
+    updates = update_policy(run.model, run.learner, kept, advantages.total, config, epoch)
     clock.lap("update")
 
     schedule = run.model.schedule(config.sampling.steps)
@@ -122,8 +122,9 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
-    model, reward = load_policy(config), load_reward(config.reward)
-    encoder = load_encoder(config.encoder) if config.encoder else None
+    model, device = load_policy(config), str(pick_device(config.device))
+    reward = load_reward(config.reward, device)
+    encoder = load_encoder(config.encoder, device) if config.encoder else None
     check_schedule(model, config)
     folder, settings = open_run(config, resume), config.optimizer
     add_adapter(model, config)
@@ -134,7 +135,9 @@ def start(config: TrainConfig, resume: bool) -> Run:
         weight_decay=settings.weight_decay,
         eps=settings.epsilon,
     )
-    run = Run(config, folder, model, optimizer, reward, encoder, method_state={}, finished=0)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=config.model.dtype == "float16")
+    learner = Learner(optimizer, scaler, settings.micro_batch_size)
+    run = Run(config, folder, model, learner, reward, encoder, method_state={}, finished=0)
     if resume:
         _restore(run)
     return run
@@ -146,9 +149,17 @@ def _restore(run: Run) -> None:
     for line in damaged:
         tqdm.write(f"skipped {line}")
     if valid:
-        run.method_state = load_checkpoint(valid[-1], run.model, run.optimizer)
+        state = load_checkpoint(valid[-1], run.model, run.learner.optimizer)
+        run.method_state, run.learner.skipped = state["method"], state["skipped"]
+        run.learner.scaler.load_state_dict(state["scaler"])
         run.finished = valid[-1].epoch
     truncate_metrics(run.folder, run.finished)
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """What a checkpoint keeps beside weights and moments; all else follows from the counters."""
+    scaler = run.learner.scaler.state_dict()
+    return {"method": run.method_state, "scaler": scaler, "skipped": run.learner.skipped}
 
 
 def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
@@ -183,5 +194,5 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
             shown["diversity"] = f"{last['diversity']:.3f}"
         bar.set_postfix(shown)
         if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-            save_checkpoint(run.folder, epoch, run.model, run.optimizer, run.method_state)
+            save_checkpoint(run.folder, epoch, run.model, run.learner.optimizer, state_of(run))
     return run.folder

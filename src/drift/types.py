@@ -8,20 +8,23 @@ Axis legend, used in every signature:
 Way of the data: prompts -> rollout -> scoring -> selection -> shaping -> advantages -> update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from drift.functional.dynamics import ddim_step
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """The sampler's discrete times, noisiest first, in float32.
+    """DDIM's discrete times, noisiest first, in float32, on the model's device.
 
     `alphas[k]` is the cumulative alpha at `timesteps[k]`, `next_alphas[k]` the one stepped to (the
     scheduler's final alpha at the end). `fractions` are times in [0, 1], 1 = pure noise.
@@ -31,6 +34,19 @@ class Schedule:
     alphas: Float[Tensor, "T"]
     next_alphas: Float[Tensor, "T"]
     fractions: Float[Tensor, "T"]
+
+    def step(
+        self,
+        sample: Float[Tensor, "B *latent"],
+        noise_pred: Float[Tensor, "B *latent"],
+        index: Int[Tensor, "B"] | int,
+        eta: float,
+    ) -> tuple[Float[Tensor, "B *latent"], Float[Tensor, "B"] | Float[Tensor, ""]]:
+        """Mean and std of the state after step `index`, one for all samples or each its own."""
+        return ddim_step(sample, noise_pred, self.alphas[index], self.next_alphas[index], eta)
+
+    def to(self, device: torch.device) -> "Schedule":
+        return Schedule(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -46,15 +62,38 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class TextEmbeds:
+    """What a policy is told of B prompts.
+
+    `tokens` is what prompt noise perturbs; `extra` goes along as it is: the pooled embeddings and
+    time ids of SDXL, the pooled ones of SD 3 and FLUX.
+    """
+
+    tokens: Float[Tensor, "B L D"]
+    extra: dict[str, Float[Tensor, "B ..."]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "TextEmbeds":
+        """The same change to every tensor: a choice of rows, a move to a device."""
+        return TextEmbeds(change(self.tokens), {k: change(v) for k, v in self.extra.items()})
+
+    def __getitem__(self, rows) -> "TextEmbeds":
+        return self.each(lambda tensor: tensor[rows])
+
+
+@dataclass(frozen=True)
 class Rollout:
     """P prompts with C sampled trajectories each; filled by `rollout`, narrowed by selection.
 
+    Kept on the CPU: the paper's 256 trajectories are 1.7 GB.
     `latents[:, :, k]` is the state before step k and `latents[:, :, k + 1]` the action taken there.
     `seeds` name each trajectory's noise, so that its conditioning can be replayed exactly.
     """
 
     prompts: list[str]
-    prompt_embeds: Float[Tensor, "P L D"]
+    prompt_embeds: TextEmbeds
     seeds: Int[Tensor, "P C"]
     log_probs: Float[Tensor, "P C T"]
     latents: Float[Tensor, "P C T+1 c h w"]
@@ -75,7 +114,14 @@ class Rollout:
 
 @runtime_checkable
 class PolicyModel(Protocol):
-    """A text-to-image diffusion model under fine-tuning. It never runs the denoising loop."""
+    """A text-to-image diffusion model under fine-tuning. It never runs the denoising loop.
+
+    What it predicts is what its schedule's `step` takes: the noise, under DDIM. Latents and
+    predictions are float32 whatever the network computes in.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
@@ -85,13 +131,13 @@ class PolicyModel(Protocol):
 
     def schedule(self, steps: int) -> Schedule: ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]: ...
+    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeds: ...
 
     def predict_noise(
         self,
         latents: Float[Tensor, "B c h w"],
         timesteps: Int[Tensor, "B"],
-        prompt_embeds: Float[Tensor, "B L D"],
+        prompt_embeds: TextEmbeds,
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]: ...
 

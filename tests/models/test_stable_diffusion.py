@@ -105,7 +105,7 @@ def test_guidance_one_skips_the_unconditional_pass(folder):
     with torch.no_grad():
         plain = model.predict_noise(x, t, embeds, 1.0)
         guided = model.predict_noise(x, t, embeds, 3.0)
-        nothing = model.predict_noise(x, t, model.empty_prompt.expand_as(embeds), 1.0)
+        nothing = model.predict_noise(x, t, model.encode_prompts([""] * 3), 1.0)
     assert calls == [3, 6, 3]
     torch.testing.assert_close(guided, nothing + 3.0 * (plain - nothing), rtol=1e-4, atol=1e-4)
 
@@ -135,12 +135,12 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
     embeds = model.encode_prompts(["a fox", "a bee"])
     plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     with torch.no_grad():
-        base = plain.unet(x, t, embeds).sample
+        base = plain.unet(x, t, embeds.tokens).sample
         plain.load_lora_weights(tmp_path)
-        theirs = plain.unet(x, t, embeds).sample
-        ours = model.pipe.unet(x, t, embeds).sample
+        theirs = plain.unet(x, t, embeds.tokens).sample
+        ours = model.pipe.unet(x, t, embeds.tokens).sample
         with model.reference():
-            off = model.pipe.unet(x, t, embeds).sample
+            off = model.pipe.unet(x, t, embeds.tokens).sample
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(off, base, rtol=1e-5, atol=1e-5)
     assert (ours - base).abs().max() > 0.01
@@ -152,6 +152,55 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
         model.trainable_parameters(), again.trainable_parameters(), strict=True
     ):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
+def test_half_precision_is_the_networks_alone(folder, dtype, off):
+    full, half = load_model(str(folder)), load_model(str(folder), dtype=dtype)
+    for model in (full, half):
+        model.add_adapter(4, 8, ("to_q", "to_v"), seed=0)
+    assert {p.dtype for p in half.trainable_parameters()} == {torch.float32}
+    frozen = {p.dtype for p in half.network.parameters() if not p.requires_grad}
+    assert frozen == {dtype}
+    x, t = torch.randn(2, *full.latent_shape), torch.tensor([800, 20])
+    embeds = half.encode_prompts(["a fox", "a bee"])
+    assert embeds.tokens.dtype == torch.float32
+    with torch.no_grad():
+        ours, theirs = (m.predict_noise(x, t, embeds, 2.0).float() for m in (half, full))
+    assert 0 < (ours - theirs).abs().max() < off * theirs.abs().max()
+    images = half.decode(x)
+    assert images.dtype == torch.float32
+    assert images.isfinite().all()
+
+
+def gradient_of(model, folder) -> list[torch.Tensor]:
+    x, t = torch.randn(2, *model.latent_shape), torch.tensor([800, 20])
+    embeds = model.encode_prompts(["a fox", "a bee"])
+    noise = model.predict_noise(x, t, embeds, 2.0)
+    return list(torch.autograd.grad(noise.square().mean(), model.trainable_parameters()))
+
+
+def test_gradient_checkpointing_changes_no_gradient(folder):
+    gradients, calls = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = load_model(str(folder), gradient_checkpointing=checkpointed)
+        model.add_adapter(4, 8, ("to_q", "to_k", "to_v", "to_out.0"), seed=0)
+        seen = []
+        for name, module in model.network.named_modules():
+            if name.rpartition(".")[0].endswith("resnets"):
+                module.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        gradients.append(gradient_of(model, folder))
+        calls.append(len(seen))
+    assert calls[1] > calls[0]  # its blocks really were run again
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-8)
+
+
+def test_decoding_a_few_at_a_time_gives_the_same_images(folder):
+    x = torch.randn(5, *load_model(str(folder)).latent_shape)
+    whole, parts = (load_model(str(folder), decode_batch=n).decode(x) for n in (5, 2))
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
 
 
 def test_what_is_no_model_is_named(tmp_path):

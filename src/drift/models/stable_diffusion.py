@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.training_utils import cast_training_params
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
 from peft import LoraConfig
@@ -20,30 +21,41 @@ from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
 from drift.functional.dynamics import guide, velocity_to_noise
-from drift.types import Schedule
+from drift.types import Schedule, TextEmbeds
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
 
 
 class StableDiffusion:
-    """A PolicyModel over a diffusers StableDiffusionPipeline, in float32."""
+    """A PolicyModel over a diffusers StableDiffusionPipeline.
 
-    def __init__(self, folder: Path):
-        try:
-            self.pipe = StableDiffusionPipeline.from_pretrained(
-                folder, safety_checker=None, requires_safety_checker=False, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
+    In half precision the frozen parts are stored so, and the UNet computes under autocast; what is
+    trained stays float32, and so do latents, guidance and predictions.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
+        decode_batch: int = 8,
+    ):
+        """`decode_batch`: images decoded at once; the decoder, not the UNet, needs most memory."""
+        self.device, self.dtype, self.decode_batch = torch.device(device), dtype, decode_batch
+        self.pipe = _load_pipeline(folder, dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
             part.eval().requires_grad_(False)
+        self.pipe.to(self.device)
         self.pipe.unet.to(memory_format=torch.channels_last)
         self.pipe.vae.to(memory_format=torch.channels_last)
-        self.empty_prompt = self.encode_prompts([""])
+        if gradient_checkpointing:
+            self.pipe.unet.enable_gradient_checkpointing()
+        self.alphas = self.pipe.scheduler.alphas_cumprod.to(self.device)
+        self.empty_prompt = self.encode_prompts([""]).tokens
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -63,6 +75,7 @@ class StableDiffusion:
             self.pipe.unet.add_adapter(
                 LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
             )
+        cast_training_params(self.pipe.unet, dtype=torch.float32)
 
     def trainable_parameters(self) -> list[Parameter]:
         return [p for p in self.pipe.unet.parameters() if p.requires_grad]
@@ -110,41 +123,59 @@ class StableDiffusion:
             alphas=alphas[times],
             next_alphas=torch.where(previous >= 0, inside, scheduler.final_alpha_cumprod),
             fractions=times / total,
-        )
+        ).to(self.device)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
+    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeds:
         tokens = self.pipe.tokenizer(
             list(prompts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        return self.pipe.text_encoder(tokens.input_ids.to(self.pipe.device)).last_hidden_state
+        encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return TextEmbeds(encoded.float())
 
     def predict_noise(
         self,
         latents: Float[Tensor, "B c h w"],
         timesteps: Int[Tensor, "B"],
-        prompt_embeds: Float[Tensor, "B L D"],
+        prompt_embeds: TextEmbeds,
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]:
         """Guided noise prediction; a guidance scale of 1 skips the unconditional pass."""
         guided = guidance_scale != 1.0
-        x, t, embeds = latents, timesteps, prompt_embeds
+        x, t, embeds = latents, timesteps, prompt_embeds.tokens
         if guided:
             empty = self.empty_prompt.expand_as(embeds)
             x, t, embeds = torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, embeds])
         x = x.contiguous(memory_format=torch.channels_last)
-        predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
+        with self._autocast():
+            predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = guide(without, with_prompt, guidance_scale)
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
-            alphas = self.pipe.scheduler.alphas_cumprod[timesteps]
-            predicted = velocity_to_noise(latents, predicted, alphas)
+            predicted = velocity_to_noise(latents, predicted, self.alphas[timesteps])
         return predicted
+
+    def _autocast(self) -> torch.autocast:
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Images in [0, 1]."""
-        scaled = latents / self.pipe.vae.config.scaling_factor
-        decoded = self.pipe.vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
-        return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
+        """Images in [0, 1], a few at a time."""
+        vae, parts = self.pipe.vae, []
+        for part in latents.split(self.decode_batch):
+            scaled = (part / vae.config.scaling_factor).to(self.device, vae.dtype)
+            decoded = vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
+            parts.append((decoded.float() / 2 + 0.5).clamp(0, 1).contiguous())
+        return torch.cat(parts)
+
+
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, requires_safety_checker=False, dtype=dtype
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error

@@ -1,9 +1,9 @@
-"""Conditioning: (prompt_embeds "B L D", t "B" in [0, 1], seeds, steps) -> "B L D".
+"""Conditioning: (prompt_embeds of B, t "B" in [0, 1], seeds, steps) -> prompt_embeds of B.
 
 Seed and step fix the noise, so that a replay sees exactly what the rollout was sampled under.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import conditioning, noise
+from drift.types import TextEmbeds
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class CleanPrompt:
 
     kind: Literal["clean"] = "clean"
 
-    def __call__(self, prompt_embeds, t, seeds, steps) -> Float[Tensor, "B L D"]:
+    def __call__(self, prompt_embeds: TextEmbeds, t, seeds, steps) -> TextEmbeds:
         return prompt_embeds
 
-    def signal_share(self, prompt_embeds, t) -> Float[Tensor, "T"]:
+    def signal_share(self, prompt_embeds: TextEmbeds, t) -> Float[Tensor, "T"]:
         return torch.ones_like(t)
 
     def in_training(self) -> "CleanPrompt":
@@ -51,14 +52,16 @@ class NoisedPrompt:
         refuse(self.scale < 0, f"scale must not be negative, got {self.scale}")
         refuse(not 0 <= self.mix <= 1, f"mix (psi) must lie in [0, 1], got {self.mix}")
 
-    def __call__(self, prompt_embeds, t, seeds, steps) -> Float[Tensor, "B L D"]:
-        drawn = noise.step_noise(seeds, steps, tuple(prompt_embeds.shape[1:])).to(prompt_embeds)
-        return conditioning.perturb_embedding(
-            prompt_embeds, t, drawn, self.scale, self.tau1, self.tau2, self.mix
+    def __call__(self, prompt_embeds: TextEmbeds, t, seeds, steps) -> TextEmbeds:
+        clean = prompt_embeds.tokens
+        drawn = noise.step_noise(seeds, steps, tuple(clean.shape[1:])).to(clean)
+        noised = conditioning.perturb_embedding(
+            clean, t, drawn, self.scale, self.tau1, self.tau2, self.mix
         )
+        return replace(prompt_embeds, tokens=noised)
 
-    def signal_share(self, prompt_embeds, t) -> Float[Tensor, "T"]:
-        return conditioning.signal_share(prompt_embeds, t, self.scale, self.tau1, self.tau2)
+    def signal_share(self, prompt_embeds: TextEmbeds, t) -> Float[Tensor, "T"]:
+        return conditioning.signal_share(prompt_embeds.tokens, t, self.scale, self.tau1, self.tau2)
 
     def in_training(self) -> "CleanPrompt | NoisedPrompt":
         return self if self.train else CleanPrompt()
