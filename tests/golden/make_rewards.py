@@ -11,8 +11,8 @@ CLIP and tokenizer with the hpsv2 package's preprocessing for HPSv2; the image-r
 models, heads and preprocessing for ImageReward and the aesthetic predictor.
 
 The references resize as PIL does, in 8 bits, except HPSv2's. Here they resize the float tensor
-(torchvision's own resize) and clamp, so that scores can be compared to 1e-5;
-tests/rewards/test_clip_score.py holds that the pixels are within one grey level of PIL's.
+(torchvision's own resize) and clamp, so that scores can be compared to 1e-5; how far that is from
+PIL's pixels, tests/rewards/test_clip_score.py holds.
 Weights are multiples of 1/64, exact in the float16 they are stored in.
 """
 

@@ -60,7 +60,7 @@ class Planted:
 @pytest.fixture
 def pickled(tmp_path) -> bytes:
     """A file that writes `tmp_path`/ran when it is unpickled."""
-    return pickle.dumps(Planted(tmp_path / "ran"))
+    return pickle.dumps(Planted(tmp_path / "ran"), protocol=2)  # torch's own
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_texts_are_unescaped_and_quotes_folded():
 def test_wrong_files_are_refused_in_one_line(transformers_folder, pickled, tmp_path):
     with pytest.raises(UserError, match=r"^reward: [^\n]* holds no .pt or .safetensors file$"):
         hpsv2.load(tmp_path)
-    told = r"^reward: [^\n]* lacks visual.conv1.weight, [^\n]*; it holds logit_scale, text_model[^\n]*$"
+    told = r"^reward: [^\n]* lacks visual.conv1.weight, [^\n]*; it holds logit_scale, text_m[^\n]*$"
     with pytest.raises(UserError, match=told):
         hpsv2.load(transformers_folder / "model.safetensors")
     for name in ("broken.pt", "broken.safetensors"):

@@ -3,7 +3,7 @@
 Schuhmann, "improved-aesthetic-predictor", 2022: a linear head on the projected feature of length 1
 of OpenAI's CLIP ViT-L/14, as in DDPO's aesthetic reward. Photographs lie mostly between 4 and 7.
 Pictures are prepared as by OpenAI's code: torchvision's resize and centre crop, here on float
-tensors, at most one grey level off PIL's.
+tensors.
 """
 
 from collections.abc import Callable, Sequence

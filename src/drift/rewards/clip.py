@@ -3,7 +3,7 @@
 Hessel et al., "CLIPScore", 2021, Eq. 1, with the scale of torchmetrics and of most tables since,
 100; the paper's own is w = 2.5, and its prefix "A photo depicts" is not put before the prompt. The
 published ViT-L/14 gives pictures that fit their prompts roughly 20 to 35. Preprocessing is
-transformers': shortest side, centre crop, on float tensors, at most one grey level off PIL's.
+transformers': shortest side, centre crop, on float tensors.
 """
 
 from pathlib import Path

@@ -112,9 +112,10 @@ def centre_square(
 ) -> Float[Tensor, "N 3 size size"]:
     """Shortest side to `size`, the centre cut out: the preprocessing of every CLIP but HPSv2's.
 
-    Clamped, as PIL's bicubic is; unlike PIL's not rounded to grey levels. `half` makes a whole
-    number of half an odd margin: down in transformers; torchvision's CenterCrop (and so OpenAI's
-    own code) takes Python's `round`, which of 1.5 pixels makes 2.
+    Clamped, as PIL's bicubic is, but not rounded to grey levels: within one of PIL's, except for
+    some pixels at hard edges near black or white, where PIL clips between its two passes. `half`
+    makes a whole number of half an odd margin: down in transformers; torchvision's CenterCrop (and
+    so OpenAI's own code) takes Python's `round`, which of 1.5 pixels makes 2.
     """
     height, width = images.shape[-2:]
     shortest = min(height, width)

@@ -3,8 +3,7 @@
 Xu et al., "ImageReward", 2023: BLIP's ViT-L/16 and BERT with cross-attention, fine-tuned on
 people's rankings. The head's number is standardised with the published constants, so that the
 published model's scores have mean 0 and spread 1 over its training data: roughly -2 to 2. Pictures
-are prepared as by the package (torchvision's resize and centre crop), here on float tensors, at
-most one grey level off PIL's.
+are prepared as by the package (torchvision's resize and centre crop), here on float tensors.
 """
 
 import math
@@ -81,7 +80,7 @@ class ImageReward(nn.Module):
 
     def score(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Float[Tensor, "N"]:
         """Grade one batch: every prompt's class token after it has seen its image."""
-        device = self.mlp.layers[0].weight.device
+        device = next(self.parameters()).device
         vision: Any = self.blip["visual_encoder"]
         seen = vision.norm(vision.tokens(self.preprocess(images.to(device, torch.float32))))
         tokens = self.tokenizer(
@@ -103,7 +102,7 @@ class ImageReward(nn.Module):
         return normalise(centre_square(images, self.size, round), CLIP_MEAN, CLIP_STD)
 
 
-def infer_vision(state: dict[str, Tensor]) -> dict[str, int]:
+def infer_vision(state: dict[str, Tensor]) -> dict[str, Any]:
     """The arguments of the `VisionTransformer` that the state dict fits, read off its shapes."""
     stem = "blip.visual_encoder."
     tokens, width = state[f"{stem}pos_embed"].shape[1:]
@@ -118,7 +117,7 @@ def infer_vision(state: dict[str, Tensor]) -> dict[str, int]:
     }
 
 
-def build(state: dict[str, Tensor], config: dict, tokenizer: Callable, source: Path) -> ImageReward:
+def build(state: dict[str, Any], config: dict, tokenizer: Callable, source: Path) -> ImageReward:
     """The model of `state`'s shapes and of `config`, med_config.json, without the weights."""
     from transformers import BlipTextConfig, BlipTextModel
 
@@ -129,7 +128,9 @@ def build(state: dict[str, Tensor], config: dict, tokenizer: Callable, source: P
     shape = infer_vision(state)
     # A decoder only in having cross-attention: it is called as an encoder, without a causal mask.
     sizes = {name: config[name] for name in SIZES}
-    text = BlipTextConfig(**sizes, encoder_hidden_size=shape["width"], is_decoder=True)
+    text = BlipTextConfig(
+        **sizes, encoder_hidden_size=shape["width"], is_decoder=True, bos_token_id=None
+    )
     return ImageReward(
         VisionTransformer(**shape, eps=1e-6),
         BlipTextModel(text, add_pooling_layer=False),

@@ -1,8 +1,7 @@
 """PickScore: exp(logit_scale) times the cosine of a CLIP fine-tuned on people's picks.
 
 Kirstain et al., "Pick-a-Pic", 2023. Serves any transformers CLIPModel folder; scores of the
-published ViT-H/14 lie roughly between 15 and 26. Resizing works on float tensors: at most one grey
-level off PIL's.
+published ViT-H/14 lie roughly between 15 and 26. Preprocessing is transformers', on float tensors.
 """
 
 from pathlib import Path
