@@ -13,7 +13,8 @@ models, heads and preprocessing for ImageReward and the aesthetic predictor.
 The references resize as PIL does, in 8 bits, except HPSv2's. Here they resize the float tensor
 (torchvision's own resize) and clamp, so that scores can be compared to 1e-5; how far that is from
 PIL's pixels, tests/rewards/test_clip_score.py holds.
-Weights are multiples of 1/64, exact in the float16 they are stored in.
+Weights are multiples of 1/64, exact in the float16 they are stored in. The merges are the first of
+CLIP's own (OpenAI, MIT).
 """
 
 import functools
