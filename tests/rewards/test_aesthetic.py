@@ -40,6 +40,8 @@ def test_wrong_heads_are_refused_in_one_line(golden, pickled, tmp_path):
         with pytest.raises(UserError, match=r"^reward: cannot read weights from [^\n]*$"):
             aesthetic.load(file, golden / "clip")
     assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match="there is no file .*linearMSE.pth$"):
+        aesthetic.load(tmp_path, golden / "clip")
 
 
 def test_a_head_for_another_clip_is_refused(golden, tmp_path):

@@ -14,9 +14,7 @@ from drift.rewards.clip_score import load_tokenizer
 LOAD = {
     "pickscore": lambda golden: pickscore.load(golden / "clip"),
     "clip": lambda golden: clip.load(golden / "clip"),
-    "aesthetic": lambda golden: aesthetic.load(
-        golden / "aesthetic" / "sac+logos+ava1-l14-linearMSE.pth", golden / "clip"
-    ),
+    "aesthetic": lambda golden: aesthetic.load(golden / "aesthetic", golden / "clip"),
     "hpsv2.1": lambda golden: hpsv2.load_v21(golden / "hpsv2"),
     "imagereward": lambda golden: imagereward.load(golden / "imagereward"),
 }

@@ -21,10 +21,9 @@ def test_the_published_rewards_load_by_name(golden):
 
 
 def test_the_aesthetic_head_alone_is_not_enough(golden, no_hub):
-    head = golden / "aesthetic" / "sac+logos+ava1-l14-linearMSE.pth"
     told = r"^reward: 'openai/clip-vit-large-patch14' \(config.json, model.safetensors; 1.7 GB"
     with pytest.raises(UserError, match=told):
-        load_reward(f"aesthetic:{head}")
+        load_reward(f"aesthetic:{golden / 'aesthetic'}")
 
 
 def test_an_unknown_name_lists_the_known():

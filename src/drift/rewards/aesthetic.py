@@ -29,6 +29,7 @@ from drift.rewards.clip_score import (
 from drift.rewards.head import Head, infer_widths
 from drift.weights import fit_weights, read_weights
 
+FILE = "sac+logos+ava1-l14-linearMSE.pth"
 WEIGHTS = Weights(
     "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/"
     "sac%2Blogos%2Bava1-l14-linearMSE.pth",
@@ -61,7 +62,8 @@ class Aesthetic:
 
 
 def load(path: Path, clip: Path, device: str = "cpu") -> Aesthetic:
-    """The head in file `path` (a .pth or .safetensors) on the CLIPModel in folder `clip`."""
+    """The head in `path`, a file or a folder with the published one, on the CLIPModel in `clip`."""
+    path = path / FILE if path.is_dir() else path
     state = read_weights(path, field="reward")
     head = Head(infer_widths(state, source=path, kind="aesthetic predictor"))
     fit_weights(head, state, source=path, field="reward")
