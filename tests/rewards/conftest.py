@@ -1,9 +1,81 @@
-"""A tiny random CLIP in both published layouts."""
+"""A tiny random CLIP in both published layouts; what tests/golden/make_rewards.py wrote."""
 
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from drift.pretrain.clip import save_open_clip, save_transformers
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rewards"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden_images() -> list[torch.Tensor]:
+    """Two pictures "2 3 H W" in [0, 1] of each of six sizes; the models' input is 32 x 32."""
+    with np.load(GOLDEN / "images.npz") as drawn:
+        return [torch.from_numpy(drawn[size]).float() / 255 for size in drawn]
+
+
+@pytest.fixture(scope="session")
+def layouts():
+    """Published models by name: the names of their state dicts' tensors, on the meta device."""
+    written = json.loads((GOLDEN / "layouts.json").read_text())
+
+    def expand(layout: dict[str, list]) -> dict[str, torch.Tensor]:
+        return {
+            name.replace("*", str(number)): torch.empty(shape, device="meta")
+            for name, (shape, layers) in layout.items()
+            for number in range(layers or 1)
+        }
+
+    return {name: expand(layout) for name, layout in written.items()}
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """Offline, with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+class Planted:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture
+def pickled(tmp_path) -> bytes:
+    """A file that writes `tmp_path`/ran when it is unpickled."""
+    return pickle.dumps(Planted(tmp_path / "ran"), protocol=2)  # torch's own
+
+
+@pytest.fixture
+def link(tmp_path):
+    """Make a folder of links to another's files, so that a test can replace one."""
+
+    def link(folder: Path, without: tuple[str, ...] = ()) -> Path:
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for file in folder.iterdir():
+            if file.name not in without:
+                (copy / file.name).symlink_to(file)
+        return copy
+
+    return link
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drift.errors import UserError
-from drift.rewards import hpsv2, pickscore
+from drift.rewards import hpsv2, load_reward, pickscore
 from drift.rewards.clip_score import CLIP_MEAN, CLIP_STD
 
 PROMPTS = ["a fox", "a cat at night", "an ant", "a fox"]
@@ -14,52 +14,23 @@ def images(height: int = 32, width: int = 32) -> torch.Tensor:
     return torch.rand(4, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def vit_h() -> dict[str, torch.Tensor]:
-    """The names and shapes of the published checkpoint, without its numbers."""
-    layer = {
-        "attn.in_proj_weight": lambda w: (3 * w, w),
-        "attn.in_proj_bias": lambda w: (3 * w,),
-        "attn.out_proj.weight": lambda w: (w, w),
-        "attn.out_proj.bias": lambda w: (w,),
-        "ln_1.weight": lambda w: (w,),
-        "ln_1.bias": lambda w: (w,),
-        "ln_2.weight": lambda w: (w,),
-        "ln_2.bias": lambda w: (w,),
-        "mlp.c_fc.weight": lambda w: (4 * w, w),
-        "mlp.c_fc.bias": lambda w: (4 * w,),
-        "mlp.c_proj.weight": lambda w: (w, 4 * w),
-        "mlp.c_proj.bias": lambda w: (w,),
-    }
-    shapes = {
-        "positional_embedding": (77, 1024),
-        "text_projection": (1024, 1024),
-        "logit_scale": (),
-        "visual.class_embedding": (1280,),
-        "visual.positional_embedding": (257, 1280),
-        "visual.proj": (1280, 1024),
-        "visual.conv1.weight": (1280, 3, 14, 14),
-        "token_embedding.weight": (49408, 1024),
-    }
-    for name, width in (("visual.ln_pre", 1280), ("visual.ln_post", 1280), ("ln_final", 1024)):
-        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-    for prefix, layers, width in (("visual.", 32, 1280), ("", 24, 1024)):
-        for number in range(layers):
-            for name, shape in layer.items():
-                shapes[f"{prefix}transformer.resblocks.{number}.{name}"] = shape(width)
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-
-
-def test_the_published_checkpoint_fits():
+@pytest.mark.parametrize(
+    ("name", "vision_heads", "text_heads"), [("ViT-H-14", 16, 16), ("ViT-L-14", 16, 12)]
+)
+def test_the_published_checkpoints_fit(name, vision_heads, text_heads, layouts):
+    """open_clip's ViT-H/14 is HPSv2, and under transformers' names PickScore; ViT-L/14 is CLIP."""
     from transformers import CLIPModel
 
-    config = hpsv2.infer_config(vit_h(), end_token=49407)
+    state = layouts[name]
+    config = hpsv2.infer_config(state, end_token=49407)
     vision, text = config.vision_config, config.text_config
-    assert (vision.image_size, vision.patch_size, vision.num_attention_heads) == (224, 14, 16)
-    assert (text.max_position_embeddings, text.num_attention_heads) == (77, 16)
+    assert (vision.image_size, vision.patch_size) == (224, 14)
+    assert (vision.num_attention_heads, text.num_attention_heads) == (vision_heads, text_heads)
+    assert (text.max_position_embeddings, text.vocab_size) == (77, 49408)
     with torch.device("meta"):
         model = CLIPModel(config)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    converted = hpsv2.to_transformers(vit_h())
+    converted = hpsv2.to_transformers(state)
     assert {name: tensor.shape for name, tensor in converted.items()} == wanted
 
 
@@ -79,14 +50,38 @@ def test_the_score_is_the_cosine_of_the_converted_model(transformers_folder, ope
     torch.testing.assert_close(scores, same(images(), PROMPTS) / math.exp(2.5), rtol=0, atol=1e-5)
 
 
-def test_a_pt_file_with_its_state_dict_inside(open_clip_folder, tmp_path):
-    state = hpsv2.read_state(open_clip_folder / "open_clip_model.safetensors")
+def renamed(folder, states, tokenizer_from):
+    """A folder of .pt files, each with its state dict inside, and the tokenizer."""
+    folder.mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).symlink_to(open_clip_folder / name)
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "HPS_v2.1_compressed.pt")
-    expected = hpsv2.load(open_clip_folder)(images(), PROMPTS)
-    for path in (tmp_path, tmp_path / "HPS_v2.1_compressed.pt"):
-        assert torch.equal(hpsv2.load(path)(images(), PROMPTS), expected)
+        (folder / name).symlink_to(tokenizer_from / name)
+    for name, state in states.items():
+        torch.save({"epoch": 3, "state_dict": state}, folder / name)
+    return folder
+
+
+def test_each_name_takes_its_own_file_of_a_folder_with_both(open_clip_folder, tmp_path):
+    one = hpsv2.read_state(open_clip_folder / "open_clip_model.safetensors")
+    other = one | {"text_projection": -one["text_projection"]}
+    files = {"HPS_v2_compressed.pt": one, "HPS_v2.1_compressed.pt": other}
+    folder = renamed(tmp_path / "both", files, open_clip_folder)
+    v2, v21 = (load_reward(f"{n}:{folder}")(images(), PROMPTS) for n in ("hpsv2", "hpsv2.1"))
+    assert torch.equal(v2, hpsv2.load(open_clip_folder)(images(), PROMPTS))
+    torch.testing.assert_close(v21, -v2)
+    named = load_reward(f"hpsv2:{folder / 'HPS_v2.1_compressed.pt'}")
+    assert torch.equal(named(images(), PROMPTS), v21)
+
+
+def test_a_folder_with_the_other_version_or_with_several_files_is_refused(tmp_path):
+    (tmp_path / "HPS_v2.1_compressed.pt").touch()
+    told = r"^reward: [^\n]* lacks HPS_v2_compressed.pt; it holds HPS_v2.1_compressed.pt$"
+    with pytest.raises(UserError, match=told):
+        hpsv2.load(tmp_path)
+    (tmp_path / "mine.pt").touch()
+    assert hpsv2.find_weights(tmp_path, "HPS_v2_compressed.pt") == tmp_path / "mine.pt"
+    (tmp_path / "yours.safetensors").touch()
+    with pytest.raises(UserError, match="it holds HPS_v2.1_compressed.pt, mine.pt, yours"):
+        hpsv2.find_weights(tmp_path, "HPS_v2_compressed.pt")
 
 
 def test_the_longest_side_is_resized_and_the_rest_padded_with_black():
@@ -109,15 +104,18 @@ def test_texts_are_unescaped_and_quotes_folded():
     assert hpsv2.clean(" a &amp;quot;fox&quot; of “mine” ") == 'a "fox" of "mine"'
 
 
-def test_wrong_files_are_refused_in_one_line(transformers_folder, tmp_path):
-    with pytest.raises(UserError, match=r"^reward: [^\n]* holds no .pt or .safetensors [^\n]*$"):
+def test_wrong_files_are_refused_in_one_line(transformers_folder, pickled, tmp_path):
+    with pytest.raises(UserError, match=r"^reward: [^\n]* holds no .pt or .safetensors file$"):
         hpsv2.load(tmp_path)
-    with pytest.raises(UserError, match=r"^reward: [^\n]* lacks visual.conv1.weight$"):
+    told = r"^reward: [^\n]* lacks visual.conv1.weight, [^\n]*; it holds logit_scale, text_m[^\n]*$"
+    with pytest.raises(UserError, match=told):
         hpsv2.load(transformers_folder / "model.safetensors")
     for name in ("broken.pt", "broken.safetensors"):
-        (tmp_path / name).write_bytes(b"not weights at all")
-        with pytest.raises(UserError, match=r"^reward: cannot read weights from [^\n]*$"):
-            hpsv2.load(tmp_path / name)
+        for content in (b"not weights at all", pickled):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(UserError, match=r"^reward: cannot read weights from [^\n]*$"):
+                hpsv2.load(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_with_a_hole_is_refused(open_clip_folder, tmp_path):

@@ -13,6 +13,19 @@ def test_a_name_may_bring_its_own_weights(transformers_folder, open_clip_folder)
     torch.testing.assert_close(pick / 2.718281828**2.5, cosine, rtol=0, atol=1e-5)
 
 
+def test_the_published_rewards_load_by_name(golden):
+    images, prompts = torch.rand(2, 3, 40, 33), ["a fox", "a cat"]
+    for name, folder in (("clip", "clip"), ("hpsv2.1", "hpsv2"), ("imagereward", "imagereward")):
+        scores = load_reward(f"{name}:{golden / folder}")(images, prompts)
+        assert scores.shape == (2,) and scores.isfinite().all()
+
+
+def test_the_aesthetic_head_alone_is_not_enough(golden, no_hub):
+    told = r"^reward: 'openai/clip-vit-large-patch14' \(config.json, model.safetensors; 1.7 GB"
+    with pytest.raises(UserError, match=told):
+        load_reward(f"aesthetic:{golden / 'aesthetic'}")
+
+
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(UserError, match="no 'aesthetics'; known are pickscore, hpsv2"):
         load_reward("aesthetics")

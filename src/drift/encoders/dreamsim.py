@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
+from drift.vit import VisionTransformer
 from drift.weights import fit_weights, read_weights
 
 

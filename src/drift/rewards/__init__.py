@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from drift.errors import UserError
 from drift.hub import Weights, locate
-from drift.rewards import hpsv2, pickscore
+from drift.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from drift.types import Reward
 
 
@@ -20,6 +20,10 @@ class Part:
 REWARDS: dict[str, Part] = {
     "pickscore": Part(pickscore.load, (pickscore.WEIGHTS,)),
     "hpsv2": Part(hpsv2.load, (hpsv2.WEIGHTS,)),
+    "hpsv2.1": Part(hpsv2.load_v21, (hpsv2.WEIGHTS_V21,)),
+    "imagereward": Part(imagereward.load, (imagereward.WEIGHTS,)),
+    "aesthetic": Part(aesthetic.load, (aesthetic.WEIGHTS, aesthetic.CLIP)),
+    "clip": Part(clip.load, (clip.WEIGHTS,)),
     "pickscore-tiny": Part(pickscore.load, (Weights("menagerie/pickscore-tiny"),)),
     "hpsv2-tiny": Part(hpsv2.load, (Weights("menagerie/hpsv2-tiny"),)),
 }

@@ -1,6 +1,7 @@
-"""What rewards of CLIP's shape share: batched cosines, remembered text features, configuration."""
+"""What rewards of CLIP's shape share: loading, pictures, batched cosines, remembered texts."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.hub import Weights, locate
+from drift.weights import fit_weights, read_weights
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-CLIP_TOKENIZER = "openai/clip-vit-large-patch14"  # the same in every published CLIP
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-
-
-def projected(output) -> Tensor:
-    """The projected feature, whichever form this version of transformers returns it in."""
-    return output if isinstance(output, Tensor) else output.pooler_output
+CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
+CLIP_TOKENIZER = Weights(  # the same in every published CLIP
+    "openai/clip-vit-large-patch14",
+    ("tokenizer*.json", "vocab.json", "merges.txt"),
+    "about 4 MB",
+    "MIT",
+)
 
 
 @dataclass
@@ -33,6 +37,7 @@ class ClipScore:
     preprocess: Callable[[Tensor], Tensor]  # images in [0, 1] -> "N 3 S S", normalised
     clean: Callable[[str], str] = str
     scale: float = 1.0
+    minimum: float = -math.inf
     batch_size: int = 64
     text_features: dict[str, Tensor] = field(default_factory=dict)  # by prompt; fine-tuning has few
 
@@ -40,17 +45,12 @@ class ClipScore:
     def __call__(
         self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]
     ) -> Float[Tensor, "N"]:
-        if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images cannot be paired with {len(prompts)} prompts")
+        check_pairs(images, prompts)
         if not len(images):
             return images.new_zeros(0, dtype=torch.float32)
-        device = next(self.model.parameters()).device
-        features = [
-            F.normalize(projected(self.model.get_image_features(self.preprocess(part))), dim=-1)
-            for part in images.to(device, torch.float32).split(self.batch_size)
-        ]
-        cosine = (torch.cat(features) * self._encode_prompts(prompts)).sum(-1)
-        return (self.scale * cosine).to(images.device)
+        features = image_features(self.model, self.preprocess, images, self.batch_size)
+        cosine = (features * self._encode_prompts(prompts)).sum(-1)
+        return (self.scale * cosine).clamp(min=self.minimum).to(images.device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "N D"]:
         device = next(self.model.parameters()).device
@@ -70,6 +70,29 @@ class ClipScore:
         return torch.stack([self.text_features[prompt] for prompt in prompts])
 
 
+def check_pairs(images: Tensor, prompts: Sequence[str]) -> None:
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images cannot be paired with {len(prompts)} prompts")
+
+
+def image_features(
+    model: Any,
+    preprocess: Callable[[Tensor], Tensor],
+    images: Float[Tensor, "N 3 H W"],
+    batch_size: int,
+) -> Float[Tensor, "N D"]:
+    """Projected features of length 1, on the model's device; at least one image."""
+    device = next(model.parameters()).device
+    parts = images.to(device, torch.float32).split(batch_size)
+    features = [projected(model.get_image_features(preprocess(part))) for part in parts]
+    return F.normalize(torch.cat(features), dim=-1)
+
+
+def projected(output) -> Tensor:
+    """The projected feature, whichever form this version of transformers returns it in."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     shape = (1, 3, 1, 1)
     return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
@@ -84,23 +107,75 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     )
 
 
+def centre_square(
+    images: Float[Tensor, "N 3 H W"], size: int, half: Callable[[float], int] = math.floor
+) -> Float[Tensor, "N 3 size size"]:
+    """Shortest side to `size`, the centre cut out: the preprocessing of every CLIP but HPSv2's.
+
+    Clamped, as PIL's bicubic is, but not rounded to grey levels: within one of PIL's, except for
+    some pixels at hard edges near black or white, where PIL clips between its two passes. `half`
+    makes a whole number of half an odd margin: down in transformers; torchvision's CenterCrop (and
+    so OpenAI's own code) takes Python's `round`, which of 1.5 pixels makes 2.
+    """
+    height, width = images.shape[-2:]
+    shortest = min(height, width)
+    height, width = int(size * height / shortest), int(size * width / shortest)
+    top, left = half((height - size) / 2), half((width - size) / 2)
+    resized = resize(images, height, width).clamp(0, 1)
+    return resized[..., top : top + size, left : left + size]
+
+
+def load_clip(folder: Path, device: str):
+    """The transformers CLIPModel in `folder`, whole or in shards; frozen, in float32."""
+    from transformers import CLIPConfig, CLIPModel
+
+    if read_json(folder / "config.json").get("model_type") != "clip":
+        raise UserError(f"reward: {folder} is not a CLIP model folder (config.json of type 'clip')")
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    state = {}
+    for file in shards or [folder / "model.safetensors"]:
+        state |= read_weights(file, field="reward")
+    # Older checkpoints also hold the numbers 0 to L - 1.
+    state = {name: t for name, t in state.items() if not name.endswith(".position_ids")}
+    model = CLIPModel(CLIPConfig.from_pretrained(folder))
+    fit_weights(model, state, source=folder, field="reward")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def transformers_preprocess(model: Any, folder: Path) -> Callable[[Tensor], Tensor]:
+    """What transformers' CLIPProcessor does to the images of the CLIPModel in `folder`."""
+    settings = read_json(folder / "preprocessor_config.json")
+    mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
+    size = model.config.vision_config.image_size
+    return lambda images: normalise(centre_square(images, size), mean, std)
+
+
 def load_tokenizer(folder: Path):
     """The CLIPTokenizer in `folder`, else the one all published CLIPs share, from the hub."""
     from transformers import CLIPTokenizer
 
     here = any((folder / name).exists() for name in TOKENIZER_FILES)
-    source = str(folder) if here else CLIP_TOKENIZER
+    source = folder if here else locate(CLIP_TOKENIZER, field="reward")
     try:
-        return CLIPTokenizer.from_pretrained(source)
+        return CLIPTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"reward: cannot read a tokenizer from {source}: {reason}") from error
+
+
+def require(state: dict[str, Any], axes: dict[str, int], *, source: Path, kind: str) -> None:
+    """Refuse a file without the tensors (name: axes) that a model's sizes are read from."""
+    missing = [name for name, n in axes.items() if getattr(state.get(name), "ndim", None) != n]
+    if missing:
+        shown = ", ".join(sorted(map(str, state))[:5]) or "nothing"
         raise UserError(
-            f"reward: no tokenizer in {folder}, nor is '{CLIP_TOKENIZER}' to be had from the hub"
-        ) from error
+            f"reward: {source} is no {kind}: it lacks {', '.join(missing[:5])}; it holds {shown}"
+        )
 
 
 def read_json(file: Path) -> dict:
     """The JSON object in `file`; an absent file is an empty one."""
     try:
         return json.loads(file.read_text()) if file.exists() else {}
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not even text
         raise UserError(f"reward: {file} is not valid JSON: {error}") from error

@@ -2,8 +2,10 @@
 
 Wu et al., "Human Preference Score v2", 2023. Reads open_clip's state dict as published and runs it
 as a transformers CLIPModel, so that open_clip is not needed. Scores of the published ViT-H/14 lie
-roughly between 0.2 and 0.35: no logit scale. Its preprocessing is not CLIP's: the *longest* side is
-resized, and the rest padded.
+roughly between 0.2 and 0.35: no logit scale. Those of the two versions are not comparable. The
+preprocessing is not CLIP's: the *longest* side is resized, and the rest padded; on float tensors,
+with values that may overshoot [0, 1], as the hpsv2 package does it (under today's torchvision;
+before 0.17 it did not smooth when shrinking).
 """
 
 import html
@@ -23,6 +25,7 @@ from drift.rewards.clip_score import (
     ClipScore,
     load_tokenizer,
     normalise,
+    require,
     resize,
 )
 from drift.weights import fit_weights, read_weights
@@ -30,8 +33,8 @@ from drift.weights import fit_weights, read_weights
 WEIGHTS = Weights("xswu/HPSv2", ("HPS_v2_compressed.pt",), "2.0 GB", "Apache-2.0")
 WEIGHTS_V21 = Weights("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), "2.0 GB", "Apache-2.0")
 
-# Of a folder's files the first of these, else its only .pt or .safetensors.
-PREFERRED = ("HPS_v2.1_compressed.pt", "HPS_v2_compressed.pt", "open_clip_model.safetensors")
+PUBLISHED = (*WEIGHTS.files, *WEIGHTS_V21.files)
+OPEN_CLIP_FILE = "open_clip_model.safetensors"  # open_clip's own name for a model of any kind
 HEAD_WIDTH = {1280: 80, 1408: 88, 1664: 104}  # vision of ViT-H, -g, -bigG; 64 everywhere else
 
 # open_clip -> transformers, by the beginning of the name ...
@@ -156,38 +159,53 @@ def clean(prompt: str) -> str:
 def preprocess(images: Tensor, size: int) -> Tensor:
     """Longest side to `size`, pad with black, normalise: "N 3 H W" -> "N 3 size size"."""
     height, width = images.shape[-2:]
-    longest = max(height, width)
-    height, width = round(size * height / longest), round(size * width / longest)
+    scale = size / max(height, width)
+    height, width = round(height * scale), round(width * scale)
     down, right = size - height, size - width
     margins = (right // 2, right - right // 2, down // 2, down - down // 2)
     return normalise(F.pad(resize(images, height, width), margins), CLIP_MEAN, CLIP_STD)
 
 
-def find_weights(path: Path) -> Path:
-    """The open_clip checkpoint at `path`, a file or a folder with one."""
+def find_weights(path: Path, published: str) -> Path:
+    """The checkpoint at `path`: that file, or of a folder `published`, else its only other one.
+
+    The published file of the other version is never taken: its numbers mean something else.
+    """
     if path.is_file():
         return path
-    files = [path / name for name in PREFERRED if (path / name).exists()]
-    files = files or sorted(f for f in path.iterdir() if f.suffix in (".pt", ".safetensors"))
-    if not files:
-        raise UserError(f"reward: {path} holds no .pt or .safetensors file such as {PREFERRED[0]}")
-    return files[0]
+    for name in (published, OPEN_CLIP_FILE):
+        if (path / name).exists():
+            return path / name
+    files = [f for f in sorted(path.iterdir()) if f.suffix in (".pt", ".safetensors")]
+    others = [f for f in files if f.name not in PUBLISHED]
+    if len(others) != 1:
+        held = ", ".join(f.name for f in files) or "no .pt or .safetensors file"
+        raise UserError(f"reward: {path} lacks {published}; it holds {held}")
+    return others[0]
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The open_clip state dict in a .pt (possibly under "state_dict") or .safetensors file."""
     state = read_weights(file, field="reward")
     state = state.get("state_dict", state)
-    if "visual.conv1.weight" not in state:
-        raise UserError(f"reward: {file} is no open_clip checkpoint: it lacks visual.conv1.weight")
+    needed = {
+        "visual.conv1.weight": 4,
+        "visual.positional_embedding": 2,
+        "visual.transformer.resblocks.0.mlp.c_fc.weight": 2,
+        "positional_embedding": 2,
+        "token_embedding.weight": 2,
+        "transformer.resblocks.0.mlp.c_fc.weight": 2,
+        "text_projection": 2,
+    }
+    require(state, needed, source=file, kind="open_clip checkpoint")
     return state
 
 
-def load(path: Path, device: str = "cpu") -> ClipScore:
+def load(path: Path, device: str = "cpu", *, published: str = WEIGHTS.files[0]) -> ClipScore:
     """The reward in an open_clip checkpoint, a file or a folder; the tokenizer lies beside it."""
     from transformers import CLIPModel
 
-    file = find_weights(path)
+    file = find_weights(path, published)
     state = read_state(file)
     tokenizer = load_tokenizer(file.parent)
     model = CLIPModel(infer_config(state, tokenizer.eos_token_id))
@@ -195,3 +213,8 @@ def load(path: Path, device: str = "cpu") -> ClipScore:
     model = model.to(device).eval().requires_grad_(False)
     size = model.config.vision_config.image_size
     return ClipScore(model, tokenizer, lambda images: preprocess(images, size), clean)
+
+
+def load_v21(path: Path, device: str = "cpu") -> ClipScore:
+    """`load`, which of a folder with both versions takes 2.1."""
+    return load(path, device, published=WEIGHTS_V21.files[0])

@@ -5,7 +5,7 @@ import re
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, ViTConfig, ViTModel
 
-from drift.encoders.vit import VisionTransformer, quick_gelu
+from drift.vit import VisionTransformer, quick_gelu
 
 THEIRS = {
     "image_size": 24,
