@@ -1,0 +1,47 @@
+"""Load a class of transformers or diffusers from its folder, strictly, with one-line errors."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drift.errors import UserError
+from drift.weights import SHOWN
+
+
+def load_pretrained(kind: Any, folder: Path, **options) -> Any:
+    """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
+
+    Weights that `kind` has no place for are left: a CLIP's text tower, an autoencoder's decoder.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model, report = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, output_loading_info=True, **options
+        )
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"encoder: cannot load a {kind.__name__} from {folder}: {reason}"
+        ) from error
+    misfits = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+    }
+    told = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}"
+        for what, names in misfits.items()
+        if names
+    ]
+    if told:
+        raise UserError(f"encoder: {folder} does not fit {kind.__name__}; {'; '.join(told)}")
+    return model
