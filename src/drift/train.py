@@ -142,7 +142,8 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
     model, reward = load_model(config.model.name), load_reward(config.reward)
-    encoder = load_encoder(config.encoder) if config.encoder else None
+    policy, wanted = config.model.name, config.encoder
+    encoder = load_encoder(wanted, policy=policy) if wanted else None
     check_schedule(model, config)
     folder, adapter, settings = open_run(config, resume), config.model, config.optimizer
     model.add_adapter(

@@ -73,14 +73,12 @@ RELEASES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 FACTOR = re.compile(r"extractor_list\.(\d+)\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
-def read(
-    folder: Path, release: str, sizes: dict[str, Any] = VIT_B
-) -> list[tuple[dict[str, Any], dict[str, Tensor], Path]]:
+def read(folder: Path, release: str) -> list[tuple[dict[str, Any], dict[str, Tensor], Path]]:
     """Arguments of `Branch`, weights with the LoRA merged, and their file, for each branch."""
     files = [_find(folder, name) for name, _ in RELEASES[release]]
     states = [backbone(read_weights(file, field="encoder")) for file in files]
     merge_lora(states, folder / f"{release}_lora")
-    arguments = [{**sizes, **vit} for _, vit in RELEASES[release]]
+    arguments = [{**VIT_B, **vit} for _, vit in RELEASES[release]]
     return list(zip(arguments, states, files, strict=True))
 
 
