@@ -105,7 +105,7 @@ def test_the_gelu_and_the_colours_are_read_from_the_config(open_clip_state):
     folder, _ = open_clip_state
     images, expected = torch.rand(1, 3, 32, 32), load(folder)(torch.full((1, 3, 32, 32), 0.5))
     told = json.loads((folder / "open_clip_config.json").read_text())
-    told["preprocess_cfg"] = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    told["preprocess_cfg"] = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     (folder / "open_clip_config.json").write_text(json.dumps(told))
     assert torch.equal(load(folder).prepare(images), images)
     told["model_cfg"]["quick_gelu"] = True

@@ -22,7 +22,9 @@ def small(monkeypatch):
 def write_lora(folder, factors, r=2, alpha=1):
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": r, "lora_alpha": alpha}))
-    names = {f"base_model.model.extractor_list.{name}.weight": t for name, t in factors.items()}
+    names = {
+        f"base_model.model.extractor_list.{name}.weight": t.clone() for name, t in factors.items()
+    }
     save_file(names, folder / "adapter_model.safetensors")
     return folder
 

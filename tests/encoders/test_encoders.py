@@ -29,6 +29,7 @@ def located(monkeypatch):
 
     def load(path, device):
         calls.append((path, device))
+        return lambda images: images.flatten(1)
 
     monkeypatch.setattr(module, "locate", lambda weights, field: weights)
     parts = {name: module.Part(load, part.weights) for name, part in ENCODERS.items()}

@@ -41,7 +41,7 @@ class Halves:
         return type("Out", (), {"latent_dist": type("Dist", (), {"mean": pixels / 4})})
 
 
-@pytest.mark.parametrize(("shift", "expected"), [(None, [0.25, -0.25]), (0.25, [0.0, -0.5])])
+@pytest.mark.parametrize(("shift", "expected"), [(None, [0.25, -0.25]), (0.25, [-0.25, -0.75])])
 def test_shift_and_scale_by_hand(shift, expected):
     encoder = VaeLatents(Halves(scaling_factor=2.0, shift_factor=shift))
     images = torch.tensor([0.75, 0.25])[:, None, None, None].expand(2, 3, 2, 2)

@@ -45,20 +45,30 @@ class Clip(nn.Module):
         return normalise(crop(images.float(), self.image_size), self.mean, self.std)
 
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        features = self.tower(self.prepare(images))
-        return F.normalize(getattr(features, "image_embeds", features), dim=1)
+        return F.normalize(self.tower(self.prepare(images)), dim=1)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
         return in_chunks(self.encode, images, next(self.parameters()).device)
 
 
+class ImageTower(nn.Module):
+    """What a CLIPModel of transformers does to images; its text tower is left behind."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.vision_model, self.projection = model.vision_model, model.visual_projection
+
+    def forward(self, pixels: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N D"]:
+        return self.projection(self.vision_model(pixel_values=pixels).pooler_output)
+
+
 def load(path: Path, device: str = "cpu") -> Clip:
     """The image tower at `path`, frozen, in float32: of a CLIPModel if there is one in a folder."""
     if is_clip_model(path):
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPModel
 
-        tower = load_pretrained(CLIPVisionModelWithProjection, path)
-        encoder = Clip(tower, tower.config.image_size)
+        model = load_pretrained(CLIPModel, path)
+        encoder = Clip(ImageTower(model), model.config.vision_config.image_size)
     elif file := open_clip.find(path):
         tower, settings = open_clip.read(file)
         encoder = Clip(tower, **settings)

@@ -1,6 +1,9 @@
 """Load a class of transformers or diffusers from its folder, strictly, with one-line errors."""
 
+import logging
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,19 @@ from drift.weights import SHOWN
 def load_pretrained(kind: Any, folder: Path, **options) -> Any:
     """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
 
-    Weights that `kind` has no place for are left: a CLIP's text tower, an autoencoder's decoder.
+    Weights that `kind` has no place for are left, such as a classifier's head.
     """
     from safetensors import SafetensorError
 
     try:
-        model, report = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, output_loading_info=True, **options
-        )
+        with _quiet("transformers"), _quiet("diffusers"):
+            model, report = kind.from_pretrained(
+                folder,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
+                **options,
+            )
     except (
         OSError,
         RuntimeError,
@@ -45,3 +53,15 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
     if told:
         raise UserError(f"encoder: {folder} does not fit {kind.__name__}; {'; '.join(told)}")
     return model
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """No warnings of `library`: its tables of misfits are told as one line."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
