@@ -32,7 +32,7 @@ def spoil(capsys):
         if how == "truncated":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         elif how == "pickle":
-            file.write_bytes(pickle.dumps({"weight": Trap()}))
+            file.write_bytes(pickle.dumps({"weight": Trap()}, protocol=2))
         elif how == "text":
             file.write_text("version https://git-lfs.github.com/spec/v1\n")
         else:

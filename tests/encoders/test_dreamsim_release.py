@@ -1,10 +1,14 @@
 import json
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drift.encoders import dreamsim_release
+from drift.encoders import dreamsim_release, load_encoder
 from drift.encoders.dreamsim import load
 from drift.encoders.dreamsim_release import DINO_FILE, RELEASES, backbone, merge_lora
 from drift.errors import UserError
@@ -103,6 +107,32 @@ def test_a_missing_dino_backbone_is_named_with_its_source(golden, monkeypatch, t
     monkeypatch.setenv("DRIFT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="dl.fbaipublicfiles.com/dino/.*343 MB.*Apache-2.0"):
         load(folder, release=SINGLE)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of a web server over an empty folder, and the folder."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}", folder
+    web.shutdown()
+    web.server_close()
+
+
+def test_a_release_is_downloaded_unpacked_and_kept(golden, server, monkeypatch, tmp_path):
+    monkeypatch.setenv("DRIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    folder, (address, web) = golden("dreamsim"), server
+    images = torch.rand(1, 3, 224, 224)
+    expected = load(folder, release=SINGLE)(images)
+    shutil.make_archive(str(web / "release"), "zip", folder)
+    name = f"dreamsim-dino-vitb16:{address}/release.zip"
+    assert torch.equal(load_encoder(name)(images), expected)
+    (web / "release.zip").unlink()
+    assert torch.equal(load_encoder(name)(images), expected)
 
 
 @pytest.mark.parametrize("how", SPOILT)

@@ -18,7 +18,8 @@ from tests.golden.pictures import pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
 LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
-close = partial(assert_close, rtol=0, atol=1e-5)
+# Measured: at most 2.1e-7. A LayerNorm's eps of 1e-6 for 1e-5, or back, changes 5e-6.
+close = partial(assert_close, rtol=0, atol=2e-6)
 
 
 def check(encoder, folder: Path, prefix: str = "") -> None:

@@ -95,7 +95,7 @@ def to_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def infer(state: dict[str, Tensor], head_width: int = 0) -> dict[str, int]:
+def infer(state: dict[str, Tensor], head_width: int = 0) -> dict[str, Any]:
     """Sizes of the `VisionTransformer` that `state` fits."""
     width, _, patch_size, _ = state["patch_embed.proj.weight"].shape
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
