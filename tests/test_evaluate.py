@@ -37,7 +37,7 @@ def pooled(images):
 def judges(monkeypatch, tmp_path):
     """A reward, an encoder and a random probe in place of trained ones."""
     monkeypatch.setattr(module, "load_reward", lambda name: brightness)
-    monkeypatch.setattr(module, "load_encoder", lambda name: pooled)
+    monkeypatch.setattr(module, "load_encoder", lambda name, policy: pooled)
     torch.manual_seed(0)
     probe = Probe((8, 8, 8, 8))
     folder = tmp_path / "shipped" / "probe"

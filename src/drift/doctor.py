@@ -6,6 +6,7 @@ one backward pass on this machine, now.
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
@@ -39,7 +40,7 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     for name, load, wanted in [
         ("model", load_model, config.model.name),
         ("reward", load_reward, config.reward),
-        ("encoder", load_encoder, config.encoder),
+        ("encoder", partial(load_encoder, policy=config.model.name), config.encoder),
     ]:
         try:
             parts[name] = load(wanted) if wanted else None

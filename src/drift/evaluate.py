@@ -214,7 +214,7 @@ def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_fold
     settings = todo[0][2]["settings"]
     judges = Judges(
         {name: load_reward(name) for name in settings["rewards"]},
-        {name: load_encoder(name) for name in settings["encoders"]},
+        {n: load_encoder(n, policy=config.model.name) for n in settings["encoders"]},
         load_probe(probe_folder) if settings["judge"] else None,
     )
     model = load_policy(config)

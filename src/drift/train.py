@@ -124,7 +124,8 @@ def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
     model, device = load_policy(config), str(pick_device(config.device))
     reward = load_reward(config.reward, device)
-    encoder = load_encoder(config.encoder, device) if config.encoder else None
+    wanted, policy = config.encoder, config.model.name
+    encoder = load_encoder(wanted, device, policy=policy) if wanted else None
     check_schedule(model, config)
     folder, settings = open_run(config, resume), config.optimizer
     add_adapter(model, config)

@@ -1,7 +1,8 @@
 """A plain vision transformer with DINO's (and timm's) parameter names: published weights fit.
 
 CLIP's towers differ by a LayerNorm before the first block (`norm_pre`, as in timm; DreamSim's files
-call it `pos_drop`), by eps 1e-5 and, in OpenAI's weights, by `quick_gelu`.
+call it `pos_drop`), by a projection at the end (`proj`), by eps 1e-5 and, in OpenAI's weights, by
+`quick_gelu`.
 """
 
 import torch
@@ -68,7 +69,11 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Normalised images of one size -> the normed class token of each."""
+    """Normalised images of one size -> the class token of each, normed and, in CLIP, projected.
+
+    Without `final_norm` it is the last block's own, as DreamSim takes it from DINO; the norm's
+    weights stay, unused, since files hold them. A `projection` of 0 is none.
+    """
 
     def __init__(
         self,
@@ -81,6 +86,8 @@ class VisionTransformer(nn.Module):
         eps: float = 1e-6,
         activation: str = "gelu",
         pre_norm: bool = False,
+        final_norm: bool = True,
+        projection: int = 0,
     ):
         super().__init__()
         tokens = 1 + (image_size // patch_size) ** 2
@@ -89,7 +96,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens, width))
         self.norm_pre = nn.LayerNorm(width, eps) if pre_norm else nn.Identity()
         self.blocks = nn.Sequential(*(Block(width, heads, eps, activation) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width, eps)
+        self.norm, self.final_norm = nn.LayerNorm(width, eps), final_norm
+        self.proj = nn.Parameter(torch.zeros(width, projection)) if projection else None
 
     def tokens(self, images: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N L D"]:
         """All tokens after the last block, before the final norm; the class token is first."""
@@ -98,4 +106,6 @@ class VisionTransformer(nn.Module):
         return self.blocks(self.norm_pre(x))
 
     def forward(self, images: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N D"]:
-        return self.norm(self.tokens(images)[:, 0])
+        token = self.tokens(images)[:, 0]
+        token = self.norm(token) if self.final_norm else token
+        return token if self.proj is None else token @ self.proj

@@ -1,9 +1,16 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
-from drift.encoders.clip import MEAN, STD, load
+from drift.encoders.clip import load
+from drift.encoders.open_clip import infer
+from drift.encoders.pixels import CLIP_MEAN, CLIP_STD
 from drift.errors import UserError
+from drift.vit import VisionTransformer
+from tests.encoders.conftest import SPOILT
 
 
 @pytest.fixture
@@ -21,7 +28,7 @@ def folder(tmp_path):
 def test_features_are_those_of_the_whole_model(folder):
     model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     images = torch.rand(2, 3, 16, 16)
-    shift, scale = (torch.tensor(rgb)[:, None, None] for rgb in (MEAN, STD))
+    shift, scale = (torch.tensor(rgb)[:, None, None] for rgb in (CLIP_MEAN, CLIP_STD))
     pixels = (images - shift) / scale
     ids = torch.tensor([[1, 2, 9]])
     with torch.no_grad():
@@ -44,3 +51,93 @@ def test_oblong_pictures_are_cropped_to_their_middle(folder):
 def test_another_folder_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="not the folder of a Hugging Face CLIPModel"):
         load(tmp_path)
+
+
+def one_line(error) -> bool:
+    return "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("clip", "model.safetensors"),
+        ("open_clip", "open_clip_model.safetensors"),
+        ("open_clip-quick", "open_clip_pytorch_model.bin"),
+    ],
+)
+def test_spoilt_weights_are_refused_in_one_line(golden, spoil, name, file, how):
+    folder = golden(name)
+    spoil(folder / file, how)
+    with pytest.raises(UserError, match="^encoder: ") as error:
+        load(folder)
+    assert one_line(error)
+
+
+def test_missing_weights_of_a_clip_model_are_named(golden):
+    folder = golden("clip")
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"], state["vision_model.post_layernorm.bias"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="2 missing: .*post_layernorm.bias, .*projection") as error:
+        load(folder)
+    assert one_line(error)
+
+
+def test_a_pytorch_file_serves_as_well(golden):
+    folder, images = golden("clip"), torch.rand(2, 3, 40, 32)
+    expected = load(folder)(images)
+    state = load_file(folder / "model.safetensors")
+    state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]  # in OpenAI's file
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert torch.equal(load(folder)(images), expected)
+
+
+@pytest.fixture
+def open_clip_state(golden):
+    """A folder, and the weights in it."""
+    folder = golden("open_clip")
+    return folder, load_file(folder / "open_clip_model.safetensors")
+
+
+def test_the_gelu_and_the_colours_are_read_from_the_config(open_clip_state):
+    folder, _ = open_clip_state
+    images, expected = torch.rand(1, 3, 32, 32), load(folder)(torch.full((1, 3, 32, 32), 0.5))
+    told = json.loads((folder / "open_clip_config.json").read_text())
+    told["preprocess_cfg"] = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    (folder / "open_clip_config.json").write_text(json.dumps(told))
+    assert torch.equal(load(folder).prepare(images), images)
+    told["model_cfg"]["quick_gelu"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(told))
+    assert (load(folder)(torch.full((1, 3, 32, 32), 0.5)) - expected).abs().max() > 1e-3
+
+
+def test_a_bare_file_and_one_with_a_state_dict_load(open_clip_state, tmp_path):
+    folder, state = open_clip_state
+    wide = VisionTransformer(
+        image_size=16, patch_size=8, width=64, depth=1, heads=1, pre_norm=True, projection=12
+    )
+    assert infer(wide.state_dict())["heads"] == 1
+    torch.save({"state_dict": state}, tmp_path / "mine.pt")
+    (tmp_path / "open_clip_config.json").write_bytes(
+        (folder / "open_clip_config.json").read_bytes()
+    )
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(load(tmp_path / "mine.pt")(images), load(folder)(images))
+
+
+def test_misfits_of_an_open_clip_file_are_named(open_clip_state):
+    folder, state = open_clip_state
+    file = folder / "open_clip_model.safetensors"
+    spoilt = {k: v for k, v in state.items() if ".1.ln_1" not in k} | {"visual.head": torch.ones(1)}
+    save_file(spoilt, file)
+    with pytest.raises(UserError, match="2 missing: blocks.1.norm1.bias.*1 unexpected: head"):
+        load(folder)
+    save_file({k: v for k, v in state.items() if not k.startswith("visual.")}, file)
+    with pytest.raises(UserError, match="no open_clip checkpoint with a ViT"):
+        load(folder)
+    (folder / "open_clip_config.json").write_text("{")
+    save_file(state, file)
+    with pytest.raises(UserError, match="open_clip_config.json is not valid JSON"):
+        load(folder)

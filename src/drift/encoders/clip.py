@@ -1,58 +1,91 @@
-"""The image tower of any Hugging Face CLIPModel folder, used to judge diversity by foreign eyes.
+"""CLIP's image tower: a Hugging Face CLIPModel folder, or an open_clip checkpoint.
 
-Preprocessing is CLIP's own (shortest side, bicubic, centre crop), whatever else the folder is used
+Preprocessing is CLIP's own (shortest side, bicubic, centre crop), whatever else a folder is used
 for: HPSv2, for one, pads the pictures that it scores, which is the reward's affair.
+
+The paper measures diversity by "open_clip" (Eq. 31) and names no weights. `clip` is open_clip's
+best-known model, ViT-B/32 with OpenAI's weights; `openclip` the same with LAION's.
 """
 
 import json
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from drift.encoders import open_clip
+from drift.encoders.pixels import CLIP_MEAN, CLIP_STD, crop, in_chunks, normalise
+from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
+from drift.hub import Weights
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# The .bin is sure to be there, and is read without unpickling; a folder's safetensors come first.
+B32 = Weights("openai/clip-vit-base-patch32", ("config.json", "pytorch_model.bin"), "605 MB", "MIT")
+L14 = Weights(
+    "openai/clip-vit-large-patch14", ("config.json", "model.safetensors"), "1.7 GB", "MIT"
+)
+LAION_B32 = Weights(
+    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    ("open_clip_config.json", "open_clip_model.safetensors"),
+    "605 MB",
+    "MIT",
+)
 
 
 class Clip(nn.Module):
     """An `ImageEncoder`: projected CLIP image features of length 1."""
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, tower: nn.Module, projection: nn.Module, image_size: int):
+    def __init__(self, tower: nn.Module, image_size: int, mean=CLIP_MEAN, std=CLIP_STD):
         super().__init__()
-        self.tower, self.projection, self.image_size = tower, projection, image_size
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        self.tower, self.image_size, self.mean, self.std = tower, image_size, mean, std
 
     def prepare(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 S S"]:
         """Shortest side to the tower's size, centre crop, normalise."""
-        height, width = images.shape[-2:]
-        scale = self.image_size / min(height, width)
-        size = (round(height * scale), round(width * scale))
-        resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
-        top, left = ((side - self.image_size) // 2 for side in size)
-        square = resized[..., top : top + self.image_size, left : left + self.image_size]
-        return (square.clamp(0, 1) - self.mean) / self.std
+        return normalise(crop(images.float(), self.image_size), self.mean, self.std)
+
+    def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+        return F.normalize(self.tower(self.prepare(images)), dim=1)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        pooled = self.tower(pixel_values=self.prepare(images)).pooler_output
-        return F.normalize(self.projection(pooled), dim=1)
+        return in_chunks(self.encode, images, next(self.parameters()).device)
+
+
+class ImageTower(nn.Module):
+    """What a CLIPModel of transformers does to images; its text tower is left behind."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.vision_model, self.projection = model.vision_model, model.visual_projection
+
+    def forward(self, pixels: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N D"]:
+        return self.projection(self.vision_model(pixel_values=pixels).pooler_output)
 
 
 def load(path: Path, device: str = "cpu") -> Clip:
-    """The image tower of the CLIPModel in folder `path`, frozen, in float32."""
-    config_file = path / "config.json"
-    if not config_file.is_file() or json.loads(config_file.read_text()).get("model_type") != "clip":
-        raise UserError(f"encoder: '{path}' is not the folder of a Hugging Face CLIPModel")
-    from transformers import CLIPModel
+    """The image tower at `path`, frozen, in float32: of a CLIPModel if there is one in a folder."""
+    if is_clip_model(path):
+        from transformers import CLIPModel
 
-    model = CLIPModel.from_pretrained(path, dtype=torch.float32)
-    size = model.vision_model.embeddings.image_size
-    assert isinstance(size, int), "CLIP's towers see squares"
-    encoder = Clip(model.vision_model, model.visual_projection, size).to(device)
-    return encoder.eval().requires_grad_(False)
+        model = load_pretrained(CLIPModel, path)
+        encoder = Clip(ImageTower(model), model.config.vision_config.image_size)
+    elif file := open_clip.find(path):
+        tower, settings = open_clip.read(file)
+        encoder = Clip(tower, **settings)
+    else:
+        raise UserError(
+            f"encoder: '{path}' is not the folder of a Hugging Face CLIPModel, nor an open_clip "
+            f"checkpoint ({' or '.join(open_clip.FILES)})"
+        )
+    return encoder.to(device).eval().requires_grad_(False)
+
+
+def is_clip_model(path: Path) -> bool:
+    """Whether `path` is a folder with weights of transformers' CLIPModel."""
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    if not (path / "config.json").is_file() or not any((path / f).is_file() for f in weights):
+        return False
+    try:
+        return json.loads((path / "config.json").read_text()).get("model_type") == "clip"
+    except ValueError as error:
+        raise UserError(f"encoder: {path / 'config.json'} is not valid JSON: {error}") from error

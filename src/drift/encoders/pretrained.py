@@ -1,0 +1,67 @@
+"""Load a class of transformers or diffusers from its folder, strictly, with one-line errors."""
+
+import logging
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drift.errors import UserError
+from drift.weights import SHOWN
+
+
+def load_pretrained(kind: Any, folder: Path, **options) -> Any:
+    """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
+
+    Weights that `kind` has no place for are left, such as a classifier's head.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet("transformers"), _quiet("diffusers"):
+            model, report = kind.from_pretrained(
+                folder,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
+                **options,
+            )
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"encoder: cannot load a {kind.__name__} from {folder}: {reason}"
+        ) from error
+    misfits = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
+    }
+    told = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}"
+        for what, names in misfits.items()
+        if names
+    ]
+    if told:
+        raise UserError(f"encoder: {folder} does not fit {kind.__name__}; {'; '.join(told)}")
+    return model
+
+
+@contextmanager
+def _quiet(library: str) -> Iterator[None]:
+    """No warnings of `library`: its tables of misfits are told as one line."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,62 @@
+"""The dict of encoders, and how a name finds its weights."""
+
+import pytest
+import torch
+
+import drift.encoders as module
+from drift.encoders import ENCODERS, POLICY, load_encoder
+from drift.errors import UserError
+
+
+def test_every_published_encoder_says_where_from_how_large_and_under_which_licence():
+    for name, part in ENCODERS.items():
+        for weights in part.weights:
+            if weights.repo != POLICY and not weights.repo.startswith("menagerie/"):
+                assert weights.size and weights.licence, name
+
+
+def test_what_is_not_here_is_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("DRIFT_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="dreamsim_ensemble_checkpoint.zip' .*MIT.*HF_HUB_OFFLINE"):
+        load_encoder("dreamsim")
+
+
+@pytest.fixture
+def located(monkeypatch):
+    """Which weights are asked for, and by what the loader is then called."""
+    calls = []
+
+    def load(path, device):
+        calls.append((path, device))
+        return lambda images: images.flatten(1)
+
+    monkeypatch.setattr(module, "locate", lambda weights, field: weights)
+    parts = {name: module.Part(load, part.weights) for name, part in ENCODERS.items()}
+    monkeypatch.setattr(module, "ENCODERS", parts)
+    return calls
+
+
+def test_a_name_may_bring_its_own_weights(located):
+    load_encoder("clip:C:/mine", device="cuda")
+    weights, device = located[0]
+    assert (weights.repo, weights.files, device) == ("C:/mine", (), "cuda")
+
+
+def test_the_policys_own_autoencoder_is_taken_or_another(located):
+    load_encoder("vae", policy="some/model")
+    load_encoder("vae:other/model", policy="some/model")
+    assert [weights.repo for weights, _ in located] == ["some/model", "other/model"]
+    assert all(weights.files[0] == "vae/config.json" for weights, _ in located)
+    with pytest.raises(UserError, match="'vae' is part of a model; name one: vae:MODEL"):
+        load_encoder("vae")
+
+
+def test_the_menageries_autoencoder_tells_pictures_apart():
+    encoder = load_encoder("vae", policy="menagerie/model")
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    features = encoder(torch.cat([images, (images + 0.02 * torch.randn_like(images)).clamp(0, 1)]))
+    assert features.shape == (4, 24 * 8 * 8)
+    distance = torch.cdist(features, features).square()
+    assert distance[0, 1] > 10 * distance[0, 2]  # another picture; the same one with noise
