@@ -17,9 +17,8 @@ from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.models import load_model
 from drift.preflight import check_replay, check_schedule
-from drift.rewards import load_reward
 from drift.rollout import rollout
-from drift.scoring import embed, score
+from drift.scoring import embed, open_rewards, score
 from drift.tracking import Stopwatch
 from drift.update import replay
 
@@ -37,7 +36,7 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     parts, complete = {}, True
     for name, load, wanted in [
         ("model", load_model, config.model.name),
-        ("reward", load_reward, config.reward),
+        ("reward", lambda name: open_rewards([name], config.reward_worker)[name], config.reward),
         ("encoder", load_encoder, config.encoder),
     ]:
         try:
@@ -106,7 +105,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     clock.lap("rollout")
     rewards = score(reward, pool.images, pool.prompts)
     clock.lap("scoring")
-    embed(encoder, pool.images)
+    embed(encoder, pool.images, pool.prompts)
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")
