@@ -25,6 +25,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch)
     assert "epochs" in refused(capsys, "train", "menagerie", "epochs=many")
     assert "is empty" in refused(capsys, "train", "menagerie", f"prompts={empty}")
     assert "model.name" in refused(capsys, "train", "menagerie", "model.name=./nowhere")
+    unknown = refused(capsys, "train", "menagerie", "reward=pickscore-tiny + 2*nonsense")
+    assert "reward: there is no 'nonsense'; known are pickscore" in unknown
+    assert "reward: '' in 'hpsv2 +' is" in refused(capsys, "train", "menagerie", "reward=hpsv2 +")
     larger = refused(capsys, "train", "menagerie", "sampling.group_size=21")
     assert "group_size (21)" in larger
     assert "pool_size (20)" in larger

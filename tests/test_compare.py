@@ -117,6 +117,20 @@ def test_the_page_is_one_safe_file(tmp_path, grpo):
         assert word in text
 
 
+def test_names_of_rewards_are_text(tmp_path):
+    name = "http://host/<u>?a&b + 0.1*http://another.host/with/a/rather/long/path"
+    run = make_run(tmp_path / "run", changes=[f"reward={name}"])
+    for step in (0, 2):
+        file = evaluation_folder(run, step) / "metrics.json"
+        file.write_text(file.read_text().replace("pickscore-tiny", name))
+    text = compare([run], tmp_path / "out").read_text()
+    assert "<u>" not in text
+    assert "Reward, http://host/&lt;u&gt;?a&amp;b + 0.1*http://another.host/with/a/r" in text
+    assert "reward, http://host/&lt;u&gt;?a&amp;b + 0.1*http://…</text>" in text  # an axis title
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        assert f"reward/{name}" in {row["figure"] for row in csv.DictReader(file)}
+
+
 def test_the_numbers_as_csv_and_json(tmp_path, grpo):
     compare([grpo], tmp_path / "out")
     with (tmp_path / "out" / "comparison.csv").open() as file:

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from drift.config import (
     ModelConfig,
@@ -11,6 +12,7 @@ from drift.config import (
     read_prompts,
     recipe_names,
     to_yaml,
+    validate,
 )
 from drift.errors import UserError
 from drift.methods import METHODS
@@ -254,6 +256,23 @@ def test_an_unknown_recipe_lists_those_there_are():
     for name in ("nope", "menagerie-nope", "nope-grpo"):
         with pytest.raises(UserError, match=f"no recipe '{name}'; shipped are .*menagerie"):
             load_recipe(name, [])
+
+
+def test_equal_rewards_are_stored_under_one_name():
+    sums = ["reward=0.1*hpsv2-tiny+pickscore-tiny", "evaluation.rewards=[b + a, 2*a]"]
+    config = load_recipe("menagerie", sums)
+    assert config.reward == "pickscore-tiny + 0.1*hpsv2-tiny"
+    assert config.evaluation.rewards == ("a + b", "2*a")
+    assert validate(yaml.safe_load(to_yaml(config)), source="") == config
+    assert load_recipe("menagerie", ["reward=http://h:80/p?q=1"]).reward == "http://h:80/p?q=1"
+
+
+def test_a_workers_limits_are_seconds():
+    assert load_recipe("menagerie", []).reward_worker.timeout == 0
+    assert load_recipe("menagerie", ["reward_worker.timeout=30"]).reward_worker.timeout == 30
+    for bad in ("timeout=-1", "timeout=.inf", "timeout=.nan", "loading=0", "threads=-1"):
+        with pytest.raises(UserError, match=f"reward_worker: .*{bad.partition('=')[0]}"):
+            load_recipe("menagerie", [f"reward_worker.{bad}"])
 
 
 def test_prompt_lists():

@@ -87,6 +87,13 @@ def test_every_missing_part_is_named_and_nothing_is_tried(told, offline, tmp_pat
     assert not [line for line in lines if line.startswith(("time", "memory"))]
 
 
+def test_an_unknown_reward_is_told_before_anything_is_sampled(told):
+    fine, lines = told("reward=2*nonsense")
+    assert not fine
+    assert "there is no 'nonsense'; known are pickscore" in line_of(lines, "reward")
+    assert not [line for line in lines if line.startswith(("time", "memory"))]
+
+
 @pytest.mark.parametrize("recipe", ["sd15-pickscore", "sd15-hpsv2"])
 def test_the_papers_recipes_without_their_weights(recipe, offline, capsys):
     assert main(["doctor", recipe]) == 2

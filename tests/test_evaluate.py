@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from drift import evaluate as module
 from drift.checkpoint import save_checkpoint
+from drift.compare import compare
 from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.evaluate import evaluate
@@ -36,8 +37,8 @@ def pooled(images):
 @pytest.fixture
 def judges(monkeypatch, tmp_path):
     """A reward, an encoder and a random probe in place of trained ones."""
-    monkeypatch.setattr(module, "load_reward", lambda name: brightness)
-    monkeypatch.setattr(module, "load_encoder", lambda name, policy: pooled)
+    monkeypatch.setattr(module, "open_rewards", lambda names, *_: dict.fromkeys(names, brightness))
+    monkeypatch.setattr(module, "load_encoder", lambda name, device, policy: pooled)
     torch.manual_seed(0)
     probe = Probe((8, 8, 8, 8))
     folder = tmp_path / "shipped" / "probe"
@@ -177,6 +178,32 @@ def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
             evaluate(run, **arguments)
     with pytest.raises(UserError, match="prompts=FILE"):
         evaluate(tiny_model, overrides=["rewards=pickscore-tiny"])
+
+
+def test_a_sum_is_reported_with_its_components(run):
+    name = "pickscore-tiny + -0.5*jpeg-incompressibility"
+    config = replace(load_run_config(run), reward="-.5*jpeg-incompressibility+pickscore-tiny")
+    (run / "config.yaml").write_text(to_yaml(config))
+    (run / "environment.json").write_text('{"command": "drift train"}')
+    _, last = evaluate(run, overrides=QUICK)
+    found = json.loads((last / "metrics.json").read_text())
+    assert found["settings"]["rewards"] == [name, "pickscore-tiny", "jpeg-incompressibility"]
+    total, pick, jpeg = (found["figures"][f"reward/{n}"] for n in found["settings"]["rewards"])
+    assert total["mean"] == pytest.approx(pick["mean"] - 0.5 * jpeg["mean"], abs=1e-4)
+    assert jpeg["mean"] > 0
+    assert found["figures"]["gold/pickscore"]["mean"] is not None
+    page = compare([run], run / "page").read_text()
+    assert f"Reward, {name}" in page and "trained for by run" in page
+    assert "Gold utility, pickscore" in page
+
+
+def test_an_unknown_reward_leaves_nothing(run):
+    for own in ("nonsense", "[pickscore-tiny, 2*nonsense]"):
+        with pytest.raises(UserError, match="^reward: there is no 'nonsense'; known are"):
+            evaluate(run, overrides=[*QUICK, f"rewards={own}"])
+    with pytest.raises(UserError, match="evaluation.rewards.0: .* neither NAME nor NUMBER"):
+        evaluate(run, overrides=[*QUICK, "rewards=pickscore-tiny +"])
+    assert not (run / "evaluations").exists()
 
 
 def test_intervals_leave_out_prompts_without_a_figure():

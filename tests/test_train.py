@@ -207,6 +207,23 @@ def test_nothing_is_written_when_a_part_is_missing(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unknown_reward_is_refused_before_the_model_is_looked_for(config, tmp_path):
+    bad = config("grpo", "run", "reward=pickscore-tiny + 0.1*nonsense", "model.name=./nowhere")
+    with pytest.raises(UserError, match="^reward: there is no 'nonsense'; known are pickscore, "):
+        train(bad, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_in_a_worker_teaches_the_same(config):
+    name = "reward=pickscore-tiny + 0.1*jpeg-compressibility"
+    here = train(config("drift", "here", name), progress=False)
+    train(config("drift", "apart", name, "reward_worker.timeout=300", "epochs=1"), progress=False)
+    # Where the reward runs may change on the way.
+    apart = train(config("drift", "apart", name), resume=True, progress=False)
+    assert_equal_weights(here, apart)
+    assert timeless(here) == timeless(apart)
+
+
 def test_every_prompt_is_drawn_before_any_repeats():
     prompts = [f"prompt {k}" for k in range(6)]
     drawn = [draw_prompts(prompts, 4, seed=0, epoch=e) for e in (1, 2, 3)]

@@ -5,20 +5,23 @@ changes; `parts` gives settings that belong to a scale (a latent size, an encode
 for whichever method has that part.
 """
 
+import math
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from drift.errors import UserError, refuse
 from drift.methods import METHODS
 from drift.methods.parts import Method
+from drift.reward_names import canonical
 
 RECIPES = Path(__file__).parent / "recipes"
 STRICT = ConfigDict(extra="forbid")
+RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -85,6 +88,23 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class WorkerConfig:
+    """The rewards in a process of their own, if they have a time limit; else in this one."""
+
+    timeout: float = 0.0  # seconds for the rewards of one call, of an epoch's images; 0: no worker
+    loading: float = 600.0  # seconds for imports and weights
+    threads: int = 0  # CPU threads; 0: as many as this process has
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        refuse(
+            not (0 <= self.timeout < math.inf and 0 < self.loading < math.inf),
+            f"timeout ({self.timeout}) and loading ({self.loading}) are seconds, and finite",
+        )
+        refuse(self.threads < 0, f"threads is negative: {self.threads}")
+
+
+@dataclass(frozen=True, config=STRICT)
 class EvaluateConfig:
     """How models are judged: the same prompts, seeds and sampler for every one."""
 
@@ -94,7 +114,7 @@ class EvaluateConfig:
     guidance_scale: float = 5.0
     eta: float = 1.0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
-    rewards: tuple[str, ...] = ()  # empty: the training reward
+    rewards: tuple[RewardName, ...] = ()  # empty: the training reward, and each part of a sum
     encoders: tuple[str, ...] = ()  # empty: the training encoder
     batch_size: int = 40
 
@@ -105,7 +125,7 @@ class TrainConfig:
 
     prompts: str  # a text file, one prompt a line, or the name of a shipped list
     method: Method
-    reward: str
+    reward: RewardName  # a name, a URL, module:function, or a sum: "pickscore + 0.1*aesthetic"
     encoder: str = "dreamsim-tiny"  # measures, and under DRIFT rewards, diversity; "" for none
     output: str = "runs/run"
     seed: int = 42  # Table 2
@@ -117,6 +137,7 @@ class TrainConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
+    reward_worker: WorkerConfig = field(default_factory=WorkerConfig)
     method_name: str = ""  # what `method` was built from; for people, not read by the code
 
     def __post_init__(self) -> None:

@@ -19,9 +19,8 @@ from drift.functional.advantages import group_advantages
 from drift.models import load_model
 from drift.policy import add_adapter
 from drift.preflight import check_replay, check_schedule
-from drift.rewards import load_reward
 from drift.rollout import sample_pool
-from drift.scoring import embed, score
+from drift.scoring import embed, open_rewards, score
 from drift.tracking import Stopwatch
 from drift.update import replay
 
@@ -39,7 +38,7 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     parts, complete = {}, True
     for name, load, wanted in [
         ("model", load_model, config.model.name),
-        ("reward", load_reward, config.reward),
+        ("reward", lambda name: open_rewards([name], config.reward_worker)[name], config.reward),
         ("encoder", partial(load_encoder, policy=config.model.name), config.encoder),
     ]:
         try:
@@ -98,7 +97,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     clock.lap("rollout")
     rewards = score(reward, pool.images, pool.prompts)
     clock.lap("scoring")
-    embed(encoder, pool.images)
+    embed(encoder, pool.images, pool.prompts)
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")

@@ -29,12 +29,14 @@ from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.models import locate_model
-from drift.policy import load_policy, put_adapter
+from drift.policy import load_policy, pick_device, put_adapter
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, to_pixels, webp
-from drift.rewards import load_reward
+from drift.reward_names import with_components
+from drift.rewards import check_rewards
 from drift.rollout import rollout
+from drift.scoring import open_rewards
 from drift.types import PolicyModel
 
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
@@ -106,7 +108,8 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     encoders = [name for name in asked.encoders or (config.encoder,) if name]
     if not encoders:
         raise UserError("evaluation.encoders: diversity needs at least one encoder")
-    rewards = asked.rewards or ((config.reward,) if config.reward else ())
+    rewards = asked.rewards or with_components(config.reward)
+    check_rewards(rewards)
     return {
         "prompts": prompts,
         "images_per_prompt": asked.images_per_prompt,
@@ -114,7 +117,7 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         "steps": asked.steps,
         "guidance_scale": asked.guidance_scale,
         "eta": asked.eta,
-        "rewards": list(rewards),
+        "rewards": list(dict.fromkeys(rewards)),
         "encoders": encoders,
         "judge": probed and any(map(animal_of, prompts)),
     }
@@ -211,10 +214,10 @@ def evaluate(
 
 def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_folder: Path) -> None:
     """Sample, measure and write each job in turn; the base model's comes first, if at all."""
-    settings = todo[0][2]["settings"]
+    settings, device = todo[0][2]["settings"], str(pick_device(config.device))
     judges = Judges(
-        {name: load_reward(name) for name in settings["rewards"]},
-        {n: load_encoder(n, policy=config.model.name) for n in settings["encoders"]},
+        open_rewards(settings["rewards"], config.reward_worker, device),
+        {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
         load_probe(probe_folder) if settings["judge"] else None,
     )
     model = load_policy(config)

@@ -1,34 +1,82 @@
-"""Rewards and features of sampled images."""
+"""Rewards and features of sampled images, and what must hold of both."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drift.config import WorkerConfig
 from drift.errors import UserError
+from drift.rewards import check_rewards, load_rewards
+from drift.rewards.checks import check_scores
+from drift.rewards.worker import load_in_worker
 from drift.types import ImageEncoder, Reward
+
+SMALLEST = 4  # pixels a side; less is no picture
+
+
+def open_rewards(
+    names: Sequence[str], worker: WorkerConfig, device: str = "cpu"
+) -> dict[str, Reward]:
+    """The rewards of these names on `device`; with a time limit, in a process of their own."""
+    check_rewards(names)
+    if not worker.timeout:
+        return load_rewards(names, device)
+    return load_in_worker(
+        names,
+        device=worker.device,
+        threads=worker.threads,
+        timeout=worker.timeout,
+        loading=worker.loading,
+    )
+
+
+def check_images(images: Float[Tensor, "P C 3 H W"], prompts: Sequence[str]) -> None:
+    """Refuse images that no reward or encoder could make sense of."""
+    H, W = images.shape[-2:]
+    if min(H, W) < SMALLEST:
+        raise UserError(f"images of {H}x{W} pixels cannot be judged: {SMALLEST} a side at least")
+    broken = (~images.isfinite()).flatten(2).any(-1).nonzero()
+    if len(broken):
+        prompt = prompts[int(broken[0, 0])]
+        raise UserError(f"an image for '{prompt}' has pixels that are NaN or infinite")
 
 
 @torch.no_grad()
 def score(
     reward: Reward, images: Float[Tensor, "P C 3 H W"], prompts: list[str]
 ) -> Float[Tensor, "P C"]:
-    """The raw reward of every image under its own prompt. Not finite is an error."""
+    """The raw reward of every image under its own prompt. Not finite is an error.
+
+    All prompts at once, unless the reward is `per_group`. Rewards get contiguous images: how they
+    lie in memory may move a network's last bits.
+    """
+    check_images(images, prompts)
     P, C = images.shape[:2]
-    repeated = [prompt for prompt in prompts for _ in range(C)]
-    rewards = reward(images.flatten(0, 1), repeated).float()
-    if rewards.shape != (P * C,):
-        raise UserError(f"the reward returned shape {tuple(rewards.shape)} for {P * C} images")
-    if not rewards.isfinite().all():
-        bad = int((~rewards.isfinite()).nonzero()[0])
-        raise UserError(f"the reward of an image for '{repeated[bad]}' is {rewards[bad].item()}")
-    return rewards.view(P, C)
+    at_once = 1 if getattr(reward, "per_group", False) else P
+    parts = []
+    for p in range(0, P, at_once):
+        repeated = [prompt for prompt in prompts[p : p + at_once] for _ in range(C)]
+        scores = reward(images[p : p + at_once].flatten(0, 1).contiguous(), repeated)
+        parts.append(check_scores(scores, repeated))
+    return torch.cat(parts).view(P, C)
 
 
 @torch.no_grad()
 def embed(
-    encoder: ImageEncoder | None, images: Float[Tensor, "P G 3 H W"]
+    encoder: ImageEncoder | None, images: Float[Tensor, "P G 3 H W"], prompts: list[str]
 ) -> Float[Tensor, "P G D"]:
-    """Features of every image; without an encoder, of no width."""
+    """Features of every image; without an encoder, of no width. `prompts` are for errors only."""
     if encoder is None:
         return images.new_zeros(*images.shape[:2], 0)
-    return encoder(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+    check_images(images, prompts)
+    P, G = images.shape[:2]
+    features = encoder(images.flatten(0, 1)).float()
+    if features.ndim != 2 or len(features) != P * G:
+        raise UserError(f"the encoder returned {tuple(features.shape)} for {P * G} images")
+    broken = (~features.isfinite()).any(1).nonzero()
+    if len(broken):
+        prompt = prompts[int(broken[0]) // G]
+        raise UserError(f"the encoder's features of an image for '{prompt}' are not finite")
+    return features.unflatten(0, (P, G))

@@ -22,9 +22,8 @@ from drift.functional.noise import derive_seed
 from drift.methods.parts import State
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
-from drift.rewards import load_reward
 from drift.rollout import pool_seeds, sample_pool
-from drift.scoring import embed, score
+from drift.scoring import embed, open_rewards, score
 from drift.tracking import (
     Stopwatch,
     append_metrics,
@@ -70,7 +69,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
     chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
-    features = embed(run.encoder, kept.images)
+    features = embed(run.encoder, kept.images, prompts)
     intrinsic = method.shaping(features, config.sampling.steps)
     advantages, run.method_state = method.advantage(
         rewards, intrinsic, method.shaping.weight, prompts, run.method_state
@@ -98,12 +97,16 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     return [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
 
 
+# What a resumed run may have otherwise: how long, whither, and in which process.
+ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}}
+
+
 def open_run(config: TrainConfig, resume: bool) -> Path:
     """The run folder, new or continued; refuses one that holds another run."""
     run = Path(config.output)
     if resume:
         before = load_run_config(run)
-        old, new = (asdict(c) | {"epochs": 0, "output": ""} for c in (before, config))
+        old, new = (asdict(c) | ELSEWHERE for c in (before, config))
         changed = [key for key in old if old[key] != new[key]]
         if changed:
             raise UserError(f"cannot resume {run}: its config.yaml has other {', '.join(changed)}")
@@ -122,8 +125,9 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
-    model, device = load_policy(config), str(pick_device(config.device))
-    reward = load_reward(config.reward, device)
+    device = str(pick_device(config.device))
+    reward = open_rewards([config.reward], config.reward_worker, device)[config.reward]
+    model = load_policy(config)
     wanted, policy = config.encoder, config.model.name
     encoder = load_encoder(wanted, device, policy=policy) if wanted else None
     check_schedule(model, config)

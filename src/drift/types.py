@@ -158,7 +158,10 @@ class PolicyModel(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores image i against prompt i. Images are in [0, 1]; larger is better."""
+    """Scores image i against prompt i. Images are in [0, 1]; larger is better.
+
+    One with a true attribute `per_group` is called with all images of a single prompt at a time.
+    """
 
     def __call__(
         self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]

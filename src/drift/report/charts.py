@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 400, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 72, 12, 44
 MOST_POINTS = 300  # of a curve; longer ones are thinned out
 LABEL_HEIGHT = 15
+LONGEST_NAME = 42  # characters of an axis title
 Number = int | float
 Point = tuple[Number, Number]  # x, y
 
@@ -93,6 +94,10 @@ def tag(name: str, content: str = "", **attributes: str | Number) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(name, written, content)
 
 
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _path(points: Sequence[Point], css: str) -> Markup:
     return tag("polyline", css=css, points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
 
@@ -110,6 +115,7 @@ def _axes(xs: tuple, ys: tuple, place, x_label: str, y_label: str) -> list[Marku
         parts.append(tag("text", text, css="tick", x=x, y=floor + 17, text_anchor="middle"))
     parts.append(tag("line", css="axis", x1=LEFT, x2=right, y1=floor, y2=floor))
     middle = {"css": "name", "text_anchor": "middle"}
+    x_label, y_label = (_shorten(label, LONGEST_NAME) for label in (x_label, y_label))
     turned = f"translate(13 {(TOP + floor) / 2}) rotate(-90)"
     parts.append(tag("text", x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, **middle))
     parts.append(tag("text", y_label, transform=turned, **middle))
@@ -135,7 +141,7 @@ def _end_labels(lines: Sequence[Line], place) -> list[Markup]:
     heights = spread([y for _, y in ends], LABEL_HEIGHT, TOP + 6, HEIGHT - BOTTOM)
     parts = []
     for line, (x, _), y in zip(lines, ends, heights, strict=True):
-        text = line.label if len(line.label) <= 10 else line.label[:9] + "…"
+        text = _shorten(line.label, 10)
         parts.append(tag("text", text, css=f"label c{line.colour}", x=x + 9, y=y + 4))
     return parts
 

@@ -70,7 +70,7 @@ def measure(
         for name, reward in judges.rewards.items():
             rewards[name].append(score(reward, images, [prompt]))
         for name, encoder in judges.encoders.items():
-            features[name].append(embed(encoder, images))
+            features[name].append(embed(encoder, images, [prompt]))
         if judges.probe is not None:
             truths.append(judge(images, [prompt], judges.probe))
     figures: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from drift.menagerie.judge import taste_name
 from drift.report.verdict import Compared, judging_reward, number, rewarded_encoders
+from drift.reward_names import parse
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ def truth_rows(runs: Sequence[Compared]) -> list[Row]:
     rows += _row(runs, "scenes", "Scenes", "effective number among right animals, of 8", share=True)
     rows += _row(runs, "styles", "Styles", "effective number among right animals, of 3", share=True)
     note = "what the judges behind the reward truly like; never seen in training"
-    return rows + _row(runs, f"gold/{taste}", f"Gold utility, {taste}", note)
+    for name in filter(None, map(taste_name, parse(judging_reward(runs)))):
+        rows += _row(runs, f"gold/{name}", f"Gold utility, {name}", note)
+    return rows
 
 
 def compute_rows(runs: Sequence[Compared]) -> list[Row]:

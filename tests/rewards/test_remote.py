@@ -1,0 +1,202 @@
+"""Against a real server on this machine, well-behaved and not."""
+
+import base64
+import io
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drift.errors import UserError
+from drift.rewards import find_reward, load_reward, remote
+from drift.rewards.remote import RemoteReward
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(request)
+        self.server.behave(self, request)
+
+    def reply(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def lengths(handler, request):
+    """The well-behaved one: the prompt's length plus the image's mean in grey levels."""
+    pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(i)))) for i in request["images"]]
+    scores = [len(p) + x.mean() for p, x in zip(request["prompts"], pixels, strict=True)]
+    handler.reply(200, json.dumps({"scores": scores}).encode())
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.requests, server.behave = [], lengths
+        server.url = f"http://127.0.0.1:{server.server_port}/score"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def reward(server):
+    return RemoteReward(server.url, batch_size=2, timeout=5.0, wait=0.01)
+
+
+LEVELS = torch.tensor([0.0, 51.0, 102.0])
+IMAGES = (LEVELS / 255)[:, None, None, None].expand(3, 3, 8, 8)
+PROMPTS = ["a fox", "a hedgehog", "ünïcode"]
+
+
+def test_image_i_meets_prompt_i_in_every_batch(server, reward):
+    assert reward(IMAGES, PROMPTS).tolist() == [5.0, 61.0, 109.0]
+    assert [request["prompts"] for request in server.requests] == [PROMPTS[:2], PROMPTS[2:]]
+    assert reward(IMAGES[:0], []).shape == (0,)
+
+
+def test_loading_tries_the_server_out(server):
+    named = load_reward(f"0.5*{server.url}")
+    assert [request["prompts"] for request in server.requests] == [["a test"]]
+    assert named(IMAGES[:1], ["a fox"]).tolist() == [2.5]
+
+
+def flaky(*faults):
+    """Commit one fault a request, then behave."""
+    left = list(faults)
+
+    def behave(handler, request):
+        if left:
+            return left.pop(0)(handler)
+        lengths(handler, request)
+
+    return behave
+
+
+def drop(handler):
+    handler.connection.close()
+
+
+def stall(handler):
+    time.sleep(1.5)
+
+
+def fail(handler):
+    handler.reply(503, b"busy\nand more")
+
+
+def cut(handler):
+    handler.reply(200, b'{"scores": [1', **{"Content-Length": "500"})
+
+
+@pytest.mark.parametrize("fault", [drop, stall, fail, cut])
+def test_a_passing_fault_is_tried_again(server, fault):
+    server.behave = flaky(fault, fault)
+    reward = RemoteReward(server.url, timeout=1.0, wait=0.01)
+    assert reward(IMAGES, PROMPTS).tolist() == [5.0, 61.0, 109.0]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "fault, told",
+    [
+        (drop, "could not be asked"),
+        (stall, "could not be asked: timed out"),
+        (fail, "answered 503: busy"),
+        (cut, "could not be asked"),
+    ],
+)
+def test_a_lasting_fault_is_an_error_after_four_attempts(server, fault, told):
+    server.behave = lambda handler, request: fault(handler)
+    timeout = 0.3 if fault is stall else 5.0
+    with pytest.raises(UserError) as refusal:
+        RemoteReward(server.url, timeout=timeout, wait=0.01)(IMAGES, PROMPTS)
+    message = str(refusal.value)
+    assert message.startswith(f"reward: {server.url} {told}") and "\n" not in message
+    assert len(server.requests) == remote.ATTEMPTS == 4
+
+
+def test_waits_double(monkeypatch):
+    waits = []
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    with pytest.raises(UserError, match="refused"):
+        remote.post("http://127.0.0.1:9/", b"", timeout=1.0, wait=0.5)
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_an_answer_that_drips_is_held_to_the_limit(server):
+    def drip(handler, request):
+        handler.reply(200, b"", **{"Content-Length": "100"})
+        for _ in range(30):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+    server.behave = drip
+    start = time.monotonic()
+    with pytest.raises(UserError, match="timed out"):
+        RemoteReward(server.url, timeout=0.2, wait=0.01)(IMAGES, PROMPTS)
+    assert time.monotonic() - start < 4 * 1.4  # a whole drip takes 1.5 s
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 302])
+def test_a_refusal_is_not_tried_again(server, status):
+    def refuse(handler, request):
+        handler.reply(status, b"no such prompt", Location="/elsewhere")
+
+    server.behave = refuse
+    with pytest.raises(UserError, match=f"{server.url} answered {status}: no such prompt"):
+        RemoteReward(server.url, wait=0.01)(IMAGES, PROMPTS)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        ('{"scores": [1, 2]}', "sent 2 scores for 3 images"),
+        ('{"scores": 1}', "sent no list of scores for 3 images"),
+        ('{"scores": [1, NaN, 2]}', "scored an image for 'a hedgehog' as nan"),
+        ('{"scores": [1, 2, null]}', "scored an image for 'ünïcode' as None"),
+        ('{"scores": [1, 2, 1e300]}', "scored an image for 'ünïcode' as 1e+300"),
+        ('{"scores": [true, 2, 3]}', "scored an image for 'a fox' as True"),
+        ('{"scores": ["1", 2, 3]}', "scored an image for 'a fox' as '1'"),
+        ("[1, 2, 3]", "but: [1, 2, 3]"),
+        ('{"score": [1]}', 'did not answer {"scores": [...]} but: {"score": [1]}'),
+        ("<html>\n502", "but: <html>"),
+        ("", "but: no reason given"),
+        (" " * (1 << 21), "sent over 1048576 bytes"),
+    ],
+)
+def test_a_wrong_answer_is_one_clear_line_and_never_a_score(server, body, told):
+    server.behave = lambda handler, request: handler.reply(200, body.encode())
+    with pytest.raises(UserError) as refusal:
+        RemoteReward(server.url, wait=0.01)(IMAGES, PROMPTS)
+    message = str(refusal.value)
+    assert message.startswith(f"reward: {server.url} ") and told in message
+    assert "\n" not in message
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http://host:port/", "http://a b/", "https://:80", "http://h/ä", "http://h:99999"],
+)
+def test_what_is_no_url_is_refused_without_asking(url):
+    with pytest.raises(UserError, match="reward: '.*' is not a URL"):
+        find_reward(url)
+
+
+def test_a_password_would_be_written_down():
+    with pytest.raises(UserError, match="password"):
+        find_reward("http://me:secret@host/")
