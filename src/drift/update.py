@@ -80,12 +80,13 @@ def update_policy(
 def _one_update(model, optimizer, kept, advantages, config, pairs, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
     method, G = config.method, advantages.shape[1]
+    weights = method.weighting(schedule, config.sampling.eta)
     totals, worst, gap = torch.zeros(4), 0.0, torch.full((len(schedule),), -1.0)
     for part in pairs.split(config.optimizer.micro_batch_size):
         prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
         log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
         old = kept.log_probs[prompt, sample, step]
-        loss = method.surrogate(log_prob, old, advantages[prompt, sample])
+        loss = weights[step] * method.surrogate(log_prob, old, advantages[prompt, sample])
         penalty = torch.zeros_like(loss)
         if method.regulariser.weight:
             with torch.no_grad(), model.reference():
