@@ -7,7 +7,13 @@ from diffusers import DDIMScheduler
 from drift.config import load_recipe
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
-from drift.methods.parts import NoisedPrompt, RandomSteps, ReferenceKL, WindowSteps
+from drift.methods.parts import (
+    BalancedWeights,
+    NoisedPrompt,
+    RandomSteps,
+    ReferenceKL,
+    WindowSteps,
+)
 from drift.models import load_model
 from drift.rollout import rollout
 from drift.update import MOST_SKIPPED, Learner, update_policy
@@ -138,6 +144,22 @@ def test_steps_that_are_not_trained_on_are_never_looked_at(model):
     assert stats[0].log_prob_gap[2:] == [None, None]
     assert all(change.isfinite().all() for change in moved)
     assert any(change.any() for change in moved)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_steps_weight_multiplies_its_gradient(model, step):
+    window = {"timesteps": WindowSteps(size=1, every=1)}
+    plain = settings(method=window, updates_per_epoch=1)
+    balanced = settings(method=window | {"weighting": BalancedWeights()}, updates_per_epoch=1)
+    kept = kept_rollout(model, plain)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
+    norms = [
+        update_policy(model, optimizer, kept, ADVANTAGES, config, step + 1)[0].grad_norm
+        for config in (plain, balanced)
+    ]
+    weight = BalancedWeights()(model.schedule(4), plain.sampling.eta)[step].item()
+    assert norms[1] == pytest.approx(weight * norms[0], rel=1e-4)
+    assert weight != pytest.approx(1.0, rel=0.1)
 
 
 def test_the_window_slides_from_epoch_to_epoch(model):

@@ -121,22 +121,21 @@ class Tally:
 def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
     method, G, parameters = config.method, advantages.shape[1], model.trainable_parameters()
+    weights = method.weighting(schedule, config.sampling.eta)
     tally = Tally(len(schedule))
 
     def accumulate(part: Int[Tensor, "B 2"]) -> None:
         """All or nothing, so that a part which ran out of memory can be done again in halves."""
         prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
         log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
-        old = kept.log_probs[prompt, sample, step]
-        loss = method.surrogate(
-            log_prob, old.to(log_prob.device), advantages[prompt, sample].to(log_prob.device)
-        )
+        old, here, k = kept.log_probs[prompt, sample, step], model.device, step.to(model.device)
+        loss = method.surrogate(log_prob, old.to(here), advantages[prompt, sample].to(here))
+        loss = weights[k] * loss
         penalty = torch.zeros_like(loss)
         if method.regulariser.weight:
             with torch.no_grad(), model.reference():
                 _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
-            times = schedule.fractions[step.to(model.device)]
-            penalty = method.regulariser(mean, reference_mean, std, times)
+            penalty = method.regulariser(mean, reference_mean, std, schedule.fractions[k])
         share = len(part) / len(pairs)
         total = (loss + method.regulariser.weight * penalty).mean() * share
         gradients = torch.autograd.grad(learner.scaler.scale(total), parameters, allow_unused=True)

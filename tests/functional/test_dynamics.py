@@ -5,7 +5,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal
 
-from drift.functional.dynamics import ddim_step, gaussian_log_prob, guide, velocity_to_noise
+from drift.functional.dynamics import (
+    ddim_step,
+    gaussian_log_prob,
+    guide,
+    step_sensitivity,
+    velocity_to_noise,
+)
 
 
 def test_ddim_step_by_hand():
@@ -30,6 +36,24 @@ def test_ddim_step_with_a_fifth_of_the_noise_by_hand():
     mean, std = ddim_step(x, torch.ones(1, 1), torch.tensor(1 / 3), torch.tensor(0.5), eta=0.2)
     torch.testing.assert_close(mean, torch.tensor([[1.7]]))
     torch.testing.assert_close(std, torch.tensor(0.1))
+
+
+def test_the_sensitivity_of_a_step_by_hand():
+    # alpha 0.36 -> 0.64 at eta 1: std^2 0.24609375, direction 0.3375 (see above). The velocity
+    # moves x0 by -0.8 and eps by 0.6: |0.8·(-0.8) + 0.3375·0.6| = 0.4375, over sqrt(0.24609375).
+    a_t, a_prev = torch.tensor([0.36, 0.64]), torch.tensor([0.64, 1.0])
+    sensitivity = step_sensitivity(a_t, a_prev, eta=1.0)
+    assert sensitivity[0].item() == pytest.approx(0.4375 / 0.24609375**0.5)
+    assert sensitivity[1] == math.inf  # without noise
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_the_sensitivity_is_how_far_the_mean_moves(eta):
+    a_t, a_prev = torch.tensor([0.1, 0.5]), torch.tensor([0.3, 0.9])
+    x, v = torch.zeros(2, 1), torch.ones(2, 1)
+    moved, std = ddim_step(x, velocity_to_noise(x, v, a_t), a_t, a_prev, eta)
+    expected = moved[:, 0].abs() / std
+    torch.testing.assert_close(step_sensitivity(a_t, a_prev, eta), expected)
 
 
 def test_ddim_step_to_the_clean_image_lands_on_x0_without_noise():

@@ -20,6 +20,7 @@ from drift.methods.parts import (
     ReferenceKL,
     RewardConcentrated,
     RewardContrasted,
+    SameWeights,
 )
 
 
@@ -37,6 +38,7 @@ def test_grpo_is_the_plain_part_of_every_slot():
         surrogate=ClippedSurrogate(clip_range=1e-4),
         regulariser=NoRegulariser(),
         timesteps=AllSteps(),
+        weighting=SameWeights(),
     )
 
 

@@ -4,9 +4,11 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from drift.functional.dynamics import step_sensitivity
 from drift.functional.noise import step_noise
 from drift.methods.parts import (
     AllSteps,
+    BalancedWeights,
     BatchAdvantage,
     BufferedAdvantage,
     CleanPrompt,
@@ -23,8 +25,10 @@ from drift.methods.parts import (
     ReferenceKL,
     RewardConcentrated,
     RewardContrasted,
+    SameWeights,
     WindowSteps,
 )
+from drift.types import Schedule
 
 
 def seeded(seed=0):
@@ -332,3 +336,25 @@ def test_impossible_parts_are_refused_by_field_and_value(part, fields, message):
 def test_parts_are_frozen():
     with pytest.raises(FrozenInstanceError):
         NoisedPrompt().scale = 1.0
+
+
+def schedule_of(alphas, last):
+    alphas = torch.tensor(alphas)
+    following = torch.cat([alphas[1:], torch.tensor([last])])
+    return Schedule(torch.arange(len(alphas)), alphas, following, torch.ones(len(alphas)))
+
+
+def test_same_weights_are_ones():
+    assert SameWeights()(schedule_of([0.1, 0.5, 0.9], 1.0), 1.0).tolist() == [1, 1, 1]
+
+
+def test_balanced_weights_are_the_inverse_of_the_steps_sensitivities():
+    # From alpha 0.36 to 0.64 the sensitivity is 0.4375 / sqrt(0.24609375), as worked out there.
+    schedule = schedule_of([0.04, 0.36, 0.64], 1.0)
+    weights = BalancedWeights()(schedule, 1.0)
+    sensitivity = step_sensitivity(schedule.alphas, schedule.next_alphas, 1.0)
+    assert weights[:2].mean().item() == pytest.approx(1.0)
+    products = weights[:2] * sensitivity[:2]
+    assert products[0].item() == pytest.approx(products[1].item())
+    assert weights[0] > weights[1]
+    assert weights[2] == 0  # draws no noise, and is never trained

@@ -30,10 +30,12 @@ from drift.methods.parts.selection import (
 )
 from drift.methods.parts.shaping import DiversityShaping, NoShaping, Shaping
 from drift.methods.parts.timesteps import AllSteps, FirstSteps, RandomSteps, Timesteps, WindowSteps
+from drift.methods.parts.weighting import BalancedWeights, SameWeights, Weighting
 
 __all__ = [
     "Advantages",
     "AllSteps",
+    "BalancedWeights",
     "BatchAdvantage",
     "BufferedAdvantage",
     "CleanPrompt",
@@ -51,6 +53,7 @@ __all__ = [
     "ReferenceKL",
     "RewardConcentrated",
     "RewardContrasted",
+    "SameWeights",
     "State",
     "WindowSteps",
 ]
@@ -67,3 +70,4 @@ class Method:
     surrogate: ClippedSurrogate = field(default_factory=ClippedSurrogate)
     regulariser: Regulariser = field(default_factory=NoRegulariser)
     timesteps: Timesteps = field(default_factory=AllSteps)
+    weighting: Weighting = field(default_factory=SameWeights)
