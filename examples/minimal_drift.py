@@ -25,7 +25,7 @@ from drift.rewards import load_reward
 from drift.types import TextEmbeds
 
 PROMPTS = ["a fox", "a whale"]  # P
-POOL, GROUP, STEPS, EPOCHS = 12, 6, 6, 5  # C = 2G candidates, G kept, T
+POOL, GROUP, STEPS, EPOCHS = 12, 6, 5, 5  # C = 2G candidates, G kept, T
 GUIDANCE, ETA, LEARNING_RATE, CLIP_RANGE = 2.0, 1.0, 2e-3, 1.5e-3
 SCALE, TAU1, TAU2, MIX = 0.05, 0.4, 1.0, 1.0  # s, tau1, tau2, psi
 WEIGHT, UPPER, GAMMA = 0.5, 1.0, 1.0  # lambda, sigma, gamma
@@ -43,13 +43,14 @@ def policy(model, x, embeds, seeds, k, schedule):
 
 @torch.no_grad()
 def sample(model, embeds, seeds, schedule):
-    """Trajectories "B T+1 c h w" and the log-probability "B T" of every step."""
+    """Trajectories "B T+1 c h w" and the log-probability "B K" of each of the K noisy steps."""
     noise = trajectory_noise(seeds, model.latent_shape, STEPS)
     states, log_probs = [noise[0]], []
     for k in range(STEPS):
         mean, std = policy(model, states[-1], embeds, seeds, k, schedule)
         states.append(mean + std * noise[k + 1])
-        log_probs.append(gaussian_log_prob(states[-1], mean, std))
+        if k < schedule.stochastic:  # the last step draws no noise: it is no action
+            log_probs.append(gaussian_log_prob(states[-1], mean, std))
     return torch.stack(states, 1), torch.stack(log_probs, 1)
 
 
@@ -76,11 +77,11 @@ def epoch(model, optimizer, reward, encoder, schedule, number):
 
     # One clipped policy-gradient step; (ii) the prompt noise is that of the sampling, by its seed.
     kept_seeds = [seeds[i] for i in rows.tolist()]
-    for k in range(STEPS):
+    for k in range(schedule.stochastic):
         mean, std = policy(model, states[rows, k], embeds[rows], kept_seeds, k, schedule)
         log_prob = gaussian_log_prob(states[rows, k + 1], mean, std)
         loss = clipped_surrogate(log_prob, old_log_probs[rows, k], advantages, CLIP_RANGE)
-        (loss.mean() / STEPS).backward()
+        (loss.mean() / schedule.stochastic).backward()
     torch.nn.utils.clip_grad_norm_(model.trainable_parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
