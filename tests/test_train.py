@@ -68,7 +68,7 @@ def test_metrics_tell_what_an_epoch_was_like(config):
     assert max(line["log_prob_gap"]) < 1e-6 < max(after["log_prob_gap"])
     # The nearer to pure noise, the less of the prompt is left; below tau1 nothing is lost.
     assert line["prompt_signal"] == sorted(line["prompt_signal"])
-    assert line["prompt_signal"][0] < 0.9 and line["prompt_signal"][-1] == 1
+    assert line["prompt_signal"][0] < 0.95 and line["prompt_signal"][-1] == 1
     for name in ("total", "extrinsic", "intrinsic"):
         assert line["advantages"][name]["mean"] == pytest.approx(0, abs=1e-4)
         assert line["advantages"][name]["abs_max"] > 0
