@@ -17,6 +17,7 @@ from drift.config import (
 from drift.errors import UserError
 from drift.methods import METHODS
 from drift.methods.parts import (
+    BalancedWeights,
     ClippedSurrogate,
     DiversityShaping,
     KeepAll,
@@ -131,21 +132,31 @@ def test_the_papers_baselines_differ_in_the_method_alone():
     assert load_recipe("sd15-hpsv2-grpo-kl", []).method.regulariser == ReferenceKL(weight=0.001)
 
 
+def scaled(method, recipe):
+    """What belongs to the scale is the recipe's, all else the method's."""
+    if recipe == "smoke":
+        return replace(method, surrogate=ClippedSurrogate(clip_range=1e-3))
+    changes = {"surrogate": ClippedSurrogate(clip_range=2e-3), "weighting": BalancedWeights()}
+    if isinstance(method.conditioning, NoisedPrompt):
+        changes["conditioning"] = replace(method.conditioning, tau2=1.02)
+    if isinstance(method.shaping, DiversityShaping):
+        changes["shaping"] = replace(method.shaping, upper=1.2, weight=0.25)
+    return replace(method, **changes)
+
+
 @pytest.mark.parametrize("base", ["menagerie", "smoke"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_recipe_has_every_method_and_ablation_by_name(base, method):
     config = load_recipe(f"{base}-{method}", [])
     assert config == load_recipe(base, [f"method={method}"])
     assert (config.method_name, config.output) == (method, f"runs/{base}-{method}")
-    # What belongs to the scale is the recipe's, all else the method's.
-    scaled = load_recipe(base, []).method.surrogate
-    assert config.method == replace(METHODS[method](), surrogate=scaled)
+    assert config.method == scaled(METHODS[method](), base)
 
 
 def test_a_name_may_be_changed_by_overrides_like_any_other():
-    config = load_recipe("menagerie-grpo", ["method.selection.kind=none", "sampling.pool_size=10"])
+    config = load_recipe("menagerie-grpo", ["method.selection.kind=none", "sampling.pool_size=16"])
     assert config.method.selection == KeepAll()
-    assert (config.images_sampled, config.images_kept, config.samples_per_update) == (40, 40, 20)
+    assert (config.images_sampled, config.images_kept, config.samples_per_update) == (64, 64, 64)
     assert load_recipe("menagerie-grpo", ["method=ddpo"]).method_name == "ddpo"
 
 
@@ -179,21 +190,21 @@ def test_every_slot_can_be_switched_by_its_kind():
             "method.conditioning.noised: tau1 (0.9) must be below tau2 (0.4)",
         ),
         (
-            ["method.conditioning.tau1=1"],
-            "method.conditioning.noised: tau1 (1.0) must be below tau2 (1.0)",
+            ["method.conditioning.tau1=1.02"],
+            "method.conditioning.noised: tau1 (1.02) must be below tau2 (1.02)",
         ),
         (
             ["sampling.pool_size=8"],
-            "sampling: group_size (10) is larger than pool_size (8)",
+            "sampling: group_size (16) is larger than pool_size (8)",
         ),
         (
             ["method.selection.kind=none"],
-            "method.selection 'none' keeps the whole pool: pool_size (20) must be group_size (10)",
+            "method.selection 'none' keeps the whole pool: pool_size (20) must be group_size (16)",
         ),
-        (["encoder="], "method.shaping.weight is 0.5, but encoder is empty"),
+        (["encoder="], "method.shaping.weight is 0.25, but encoder is empty"),
         (
             ["method=drift-coupled", "encoder="],
-            "method.shaping.weight is 0.5, but encoder is empty",
+            "method.shaping.weight is 0.25, but encoder is empty",
         ),
         (
             ["method.shaping.weight=-1"],
@@ -205,7 +216,7 @@ def test_every_slot_can_be_switched_by_its_kind():
         ),
         (
             ["optimizer.updates_per_epoch=3"],
-            "the 40 kept samples of an epoch do not divide into updates_per_epoch (3)",
+            "the 64 kept samples of an epoch do not divide into updates_per_epoch (3)",
         ),
         (
             ["method=ddpo-buffered", "method.advantage.buffer_size=4"],

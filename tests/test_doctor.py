@@ -10,6 +10,7 @@ from drift.doctor import examine
 from drift.errors import UserError
 
 SMALL = [
+    "optimizer.updates_per_epoch=2",
     "threads=1",
     "sampling.steps=3",
     "sampling.prompts_per_epoch=2",

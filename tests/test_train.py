@@ -68,7 +68,7 @@ def test_metrics_tell_what_an_epoch_was_like(config):
     assert max(line["log_prob_gap"]) < 1e-6 < max(after["log_prob_gap"])
     # The nearer to pure noise, the less of the prompt is left; below tau1 nothing is lost.
     assert line["prompt_signal"] == sorted(line["prompt_signal"])
-    assert line["prompt_signal"][0] < 0.9 and line["prompt_signal"][-1] == 1
+    assert line["prompt_signal"][0] < 0.95 and line["prompt_signal"][-1] == 1
     for name in ("total", "extrinsic", "intrinsic"):
         assert line["advantages"][name]["mean"] == pytest.approx(0, abs=1e-4)
         assert line["advantages"][name]["abs_max"] > 0
@@ -169,13 +169,13 @@ def test_a_resumed_run_remembers_what_its_method_had_seen(config, tmp_path):
     assert_equal_weights(whole, parts, epoch=3)
     assert timeless(whole) == timeless(parts)
     for epoch, rewards in [(1, 2), (2, 4), (3, 6)]:  # two a prompt and epoch
-        state = f"checkpoints/step-{epoch:06d}/method_state.json"
-        remembered = json.loads((parts / state).read_text())
+        state = f"checkpoints/step-{epoch:06d}/state.json"
+        remembered = json.loads((parts / state).read_text())["method"]
         assert {prompt: len(row) for prompt, row in remembered.items()} == {
             "a fox": rewards,
             "a bee": rewards,
         }
-        assert remembered == json.loads((whole / state).read_text())
+        assert remembered == json.loads((whole / state).read_text())["method"]
 
 
 def test_a_folder_holds_one_run(config):

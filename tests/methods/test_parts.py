@@ -28,7 +28,7 @@ from drift.methods.parts import (
     SameWeights,
     WindowSteps,
 )
-from drift.types import Schedule
+from drift.types import Schedule, TextEmbeds
 
 
 def seeded(seed=0):
@@ -79,7 +79,7 @@ def test_keep_all_keeps_the_pool_and_nothing_less():
 
 
 def test_the_clean_prompt_is_the_prompt():
-    embeds, part = torch.randn(2, 3, 4, generator=seeded()), CleanPrompt()
+    embeds, part = TextEmbeds(torch.randn(2, 3, 4, generator=seeded())), CleanPrompt()
     assert part(embeds, torch.ones(2), [1, 2], [0, 0]) is embeds
     assert part.signal_share(embeds, torch.tensor([1.0, 0.5])).tolist() == [1, 1]
     assert part.in_training() == part.at_test() == part
@@ -89,26 +89,28 @@ def test_a_noised_prompt_by_hand():
     # gamma(0.7) = 0.5: sqrt(0.5)·e + s·sqrt(0.5)·n; psi = 0 leaves it unrescaled.
     part, e = NoisedPrompt(scale=2.0, mix=0.0), torch.tensor([[[1.0, 3.0]]])
     n = step_noise([7], [3], (1, 2))
-    got = part(e, torch.tensor([0.7]), [7], [3])
-    torch.testing.assert_close(got, 0.5**0.5 * e + 2 * 0.5**0.5 * n)
+    pooled = torch.ones(1, 4)
+    got = part(TextEmbeds(e, {"pooled": pooled}), torch.tensor([0.7]), [7], [3])
+    assert got.extra["pooled"] is pooled  # goes along as it is
+    torch.testing.assert_close(got.tokens, 0.5**0.5 * e + 2 * 0.5**0.5 * n)
     # Rescaled (psi = 1), two numbers can only be the clean mean -+ the clean std: 1 and 3.
-    rescaled = NoisedPrompt()(e, torch.tensor([1.0]), [7], [3])
-    torch.testing.assert_close(rescaled.sort().values, e)
+    rescaled = NoisedPrompt()(TextEmbeds(e), torch.tensor([1.0]), [7], [3])
+    torch.testing.assert_close(rescaled.tokens.sort().values, e)
 
 
 def test_the_prompts_noise_is_fixed_by_seed_and_step_wherever_the_sample_stands():
     part, e = NoisedPrompt(), torch.randn(1, 5, 8, generator=seeded())
     t = torch.full((4,), 0.9)
-    got = part(e.expand(4, 5, 8), t, [7, 7, 7, 8], [3, 4, 3, 3])
+    got = part(TextEmbeds(e.expand(4, 5, 8)), t, [7, 7, 7, 8], [3, 4, 3, 3]).tokens
     assert torch.equal(got[0], got[2])
     assert not torch.equal(got[0], got[1])  # another step
     assert not torch.equal(got[0], got[3])  # another trajectory
-    assert torch.equal(part(e, t[:1], [8], [3])[0], got[3])
+    assert torch.equal(part(TextEmbeds(e), t[:1], [8], [3]).tokens[0], got[3])
 
 
 def test_a_noised_prompt_tells_how_much_of_the_prompt_is_left():
     # Variance 1; gamma(0.7) = 0.5: 0.5 / (0.5 + 0.25·0.5) = 0.8.
-    part, e = NoisedPrompt(scale=0.5), torch.tensor([[[1.0, 3.0]]])
+    part, e = NoisedPrompt(scale=0.5), TextEmbeds(torch.tensor([[[1.0, 3.0]]]))
     share = part.signal_share(e, torch.tensor([1.0, 0.7, 0.4, 0.1]))
     torch.testing.assert_close(share, torch.tensor([0.0, 0.8, 1.0, 1.0]))
 
