@@ -78,6 +78,7 @@ def test_the_papers_recipes_are_its_table_2(name):
         lora_rank=8,
         lora_alpha=16,
         target_modules=("to_q", "to_k", "to_v", "to_out.0"),
+        dtype="float16",
     )
     assert config.sampling == SamplingConfig(
         steps=50,

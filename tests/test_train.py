@@ -230,3 +230,16 @@ def test_every_prompt_is_drawn_before_any_repeats():
     flat = [p for row in drawn for p in row]
     assert sorted(flat[:6]) == sorted(flat[6:]) == prompts
     assert flat[:6] != flat[6:]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_run_in_half_precision_trains_and_resumes_bit_for_bit(config, dtype):
+    own = [f"model.dtype={dtype}", "epochs=2"]
+    whole = train(config("grpo", "whole", *own), progress=False)
+    train(config("grpo", "parts", *own, "epochs=1"), progress=False)
+    parts = train(config("grpo", "parts", *own), resume=True, progress=False)
+    assert_equal_weights(whole, parts, epoch=2)
+    assert timeless(whole) == timeless(parts)
+    assert any(not line["skipped"] for line in timeless(whole))
+    scaler = json.loads((whole / "checkpoints/step-000002/state.json").read_text())["scaler"]
+    assert bool(scaler) == (dtype == "float16")

@@ -155,7 +155,9 @@ def test_a_steps_weight_multiplies_its_gradient(model, step):
     kept = kept_rollout(model, plain)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     norms = [
-        update_policy(model, optimizer, kept, ADVANTAGES, config, step + 1)[0].grad_norm
+        update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, step + 1)[
+            0
+        ].grad_norm
         for config in (plain, balanced)
     ]
     weight = BalancedWeights()(model.schedule(4), plain.sampling.eta)[step].item()
