@@ -6,23 +6,20 @@ one backward pass on this machine, now.
 
 import platform
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import psutil
 import torch
 
 from drift.config import TrainConfig, read_prompts
-from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
-from drift.models import load_model
-from drift.policy import add_adapter
+from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.rollout import sample_pool
-from drift.scoring import embed, open_rewards, score
+from drift.scoring import embed, open_encoder, open_reward, score
 from drift.tracking import Stopwatch
-from drift.update import replay
+from drift.update import loss_terms
 
 GIB = 2**30
 
@@ -35,14 +32,14 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
         say(line)
     prompts = read_prompts(config.prompts)
     say(f"prompts     {len(prompts)} in {config.prompts}")
-    parts, complete = {}, True
+    parts, complete, device = {}, True, str(pick_device(config.device))
     for name, load, wanted in [
-        ("model", load_model, config.model.name),
-        ("reward", lambda name: open_rewards([name], config.reward_worker)[name], config.reward),
-        ("encoder", partial(load_encoder, policy=config.model.name), config.encoder),
+        ("model", lambda: load_policy(config), config.model.name),
+        ("reward", lambda: open_reward(config, device), config.reward),
+        ("encoder", lambda: open_encoder(config, device), config.encoder),
     ]:
         try:
-            parts[name] = load(wanted) if wanted else None
+            parts[name] = load() if wanted else None
             say(f"{name:11} {wanted or 'none'}")
         except UserError as error:
             say(f"{name:11} MISSING  {error}")
@@ -134,13 +131,9 @@ def _epoch_seconds(
 
 def _backward(model, pool, advantages: Any, config: TrainConfig, pairs: int) -> None:
     """One micro-batch of an update, as `update` would take it, without the step."""
-    group, schedule = pool.log_probs.shape[1], model.schedule(config.sampling.steps)
+    schedule, method = model.schedule(config.sampling.steps), config.method
     drawn = torch.arange(schedule.stochastic)
     chosen = torch.cartesian_prod(torch.arange(pool.seeds.numel()), drawn)[:pairs]
-    prompt, sample, step = chosen[:, 0] // group, chosen[:, 0] % group, chosen[:, 1]
-    log_prob, _, _ = replay(model, pool, prompt, sample, step, schedule, config)
-    if config.method.regulariser.weight:
-        with torch.no_grad(), model.reference():
-            replay(model, pool, prompt, sample, step, schedule, config)
-    old = pool.log_probs[prompt, sample, step]
-    config.method.surrogate(log_prob, old, advantages[prompt, sample]).mean().backward()
+    weights = method.weighting(schedule, config.sampling.eta)
+    _, loss, penalty = loss_terms(model, pool, advantages, config, chosen, schedule, weights)
+    (loss + method.regulariser.weight * penalty).mean().backward()

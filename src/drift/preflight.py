@@ -46,7 +46,7 @@ def ratio_errors(model: PolicyModel, kept: Rollout, config: TrainConfig) -> Tens
     for part in pairs.split(config.optimizer.micro_batch_size):
         prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
         log_prob, _, _ = replay(model, kept, prompt, sample, step, schedule, config)
-        errors.append(((log_prob - kept.log_probs[prompt, sample, step]).exp() - 1).abs())
+        errors.append(((log_prob.cpu() - kept.log_probs[prompt, sample, step]).exp() - 1).abs())
     return torch.cat(errors).view(len(samples), -1)
 
 

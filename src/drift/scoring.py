@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drift.config import WorkerConfig
+from drift.config import TrainConfig, WorkerConfig
+from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.rewards import check_rewards, load_rewards
 from drift.rewards.checks import check_scores
@@ -30,6 +31,17 @@ def open_rewards(
         timeout=worker.timeout,
         loading=worker.loading,
     )
+
+
+def open_reward(config: TrainConfig, device: str) -> Reward:
+    """The reward that is trained for."""
+    return open_rewards([config.reward], config.reward_worker, device)[config.reward]
+
+
+def open_encoder(config: TrainConfig, device: str) -> ImageEncoder | None:
+    """The encoder that diversity is measured by in training, if there is one."""
+    wanted, policy = config.encoder, config.model.name
+    return load_encoder(wanted, device, policy=policy) if wanted else None
 
 
 def check_images(images: Float[Tensor, "P C 3 H W"], prompts: Sequence[str]) -> None:

@@ -16,14 +16,13 @@ from drift.diagnostics import (
     describe_rewards,
     warnings,
 )
-from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
 from drift.methods.parts import State
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.rollout import pool_seeds, sample_pool
-from drift.scoring import embed, open_rewards, score
+from drift.scoring import embed, open_encoder, open_reward, score
 from drift.tracking import (
     Stopwatch,
     append_metrics,
@@ -82,7 +81,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     updates = update_policy(run.model, run.learner, kept, advantages.total, config, epoch)
     clock.lap("update")
 
-    schedule = run.model.schedule(config.sampling.steps)
+    fractions = run.model.schedule(config.sampling.steps).fractions.cpu()
     conditioning = method.conditioning.in_training()
     shared = {
         "epoch": epoch,
@@ -90,7 +89,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
         **describe_rewards(pool_rewards, rewards),
         **describe_diversity(features, intrinsic, method.shaping.upper),
         **describe_advantages(advantages),
-        "prompt_signal": conditioning.signal_share(kept.prompt_embeds, schedule.fractions).tolist(),
+        "prompt_signal": conditioning.signal_share(kept.prompt_embeds, fractions).tolist(),
         "first_clip_fraction": updates[0].clip_fraction,
         "seconds": clock.seconds,
     }
@@ -126,10 +125,8 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
     device = str(pick_device(config.device))
-    reward = open_rewards([config.reward], config.reward_worker, device)[config.reward]
-    model = load_policy(config)
-    wanted, policy = config.encoder, config.model.name
-    encoder = load_encoder(wanted, device, policy=policy) if wanted else None
+    reward, model = open_reward(config, device), load_policy(config)
+    encoder = open_encoder(config, device)
     check_schedule(model, config)
     folder, settings = open_run(config, resume), config.optimizer
     add_adapter(model, config)

@@ -118,30 +118,48 @@ class Tally:
         self.gap.scatter_reduce_(0, step, (log_prob - old).abs(), "amax")
 
 
+def loss_terms(
+    model: PolicyModel,
+    kept: Rollout,
+    advantages: Float[Tensor, "P G"],
+    config: TrainConfig,
+    pairs: Int[Tensor, "B 2"],
+    schedule: Schedule,
+    weights: Float[Tensor, "T"],
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Log-probability, weighed surrogate loss and KL penalty of (sample, step) `pairs`."""
+    method, G, here = config.method, advantages.shape[1], model.device
+    prompt, sample, step = pairs[:, 0] // G, pairs[:, 0] % G, pairs[:, 1]
+    log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
+    old, k = kept.log_probs[prompt, sample, step].to(here), step.to(here)
+    loss = weights[k] * method.surrogate(log_prob, old, advantages[prompt, sample].to(here))
+    penalty = torch.zeros_like(loss)
+    if method.regulariser.weight:
+        with torch.no_grad(), model.reference():
+            _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
+        penalty = method.regulariser(mean, reference_mean, std, schedule.fractions[k])
+    return log_prob, loss, penalty
+
+
 def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
-    method, G, parameters = config.method, advantages.shape[1], model.trainable_parameters()
+    method, parameters, tally = config.method, model.trainable_parameters(), Tally(len(schedule))
     weights = method.weighting(schedule, config.sampling.eta)
-    tally = Tally(len(schedule))
+    stored = kept.log_probs.flatten(0, 1)
 
     def accumulate(part: Int[Tensor, "B 2"]) -> None:
         """All or nothing, so that a part which ran out of memory can be done again in halves."""
-        prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
-        log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
-        old, here, k = kept.log_probs[prompt, sample, step], model.device, step.to(model.device)
-        loss = method.surrogate(log_prob, old.to(here), advantages[prompt, sample].to(here))
-        loss = weights[k] * loss
-        penalty = torch.zeros_like(loss)
-        if method.regulariser.weight:
-            with torch.no_grad(), model.reference():
-                _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
-            penalty = method.regulariser(mean, reference_mean, std, schedule.fractions[k])
+        log_prob, loss, penalty = loss_terms(
+            model, kept, advantages, config, part, schedule, weights
+        )
         share = len(part) / len(pairs)
         total = (loss + method.regulariser.weight * penalty).mean() * share
         gradients = torch.autograd.grad(learner.scaler.scale(total), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient.add_(0 if parameter.grad is None else parameter.grad)
+        sample, step = part.unbind(1)
+        old = stored[sample, step]
         tally.add(step, log_prob, old, loss, penalty, method.surrogate.clip_range, share)
 
     learner.micro_batch_size = halving(
