@@ -29,10 +29,11 @@ from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.models import locate_model
+from drift.pixels import to_pixels
 from drift.policy import load_policy, pick_device, put_adapter
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
-from drift.report.sheets import contact_sheet, to_pixels, webp
+from drift.report.sheets import contact_sheet, webp
 from drift.reward_names import with_components
 from drift.rewards import check_rewards
 from drift.rollout import rollout

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
+from drift.pixels import to_pixels
 from drift.policy import load_policy
 from drift.report import runs
-from drift.report.sheets import contact_sheet, to_pixels
+from drift.report.sheets import contact_sheet
 from drift.rollout import rollout
 
 

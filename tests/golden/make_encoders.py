@@ -5,7 +5,7 @@
 Small random checkpoints in the published layouts, and what the reference makes of `pictures()`.
 Weights are rounded to float16 before the reference sees them. The references resize 8-bit pictures
 with PIL; here torchvision resizes the float pictures (bicubic, antialiased, then clamped), so that
-features can be compared to 2e-6. How near that is to PIL, tests/encoders/test_pixels.py says.
+features can be compared to 2e-6. How near that is to PIL, tests/test_pixels.py says.
 `layouts.json` holds names and shapes of full-size reference models, made on the meta device.
 
 Wants torch, torchvision, timm, open_clip, dreamsim, transformers and peft: not DRIFT's environment.

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from drift.errors import UserError
+from drift.pixels import CLIP_MEAN, CLIP_STD
 from drift.rewards import hpsv2, load_reward, pickscore
-from drift.rewards.clip_score import CLIP_MEAN, CLIP_STD
 
 PROMPTS = ["a fox", "a cat at night", "an ant", "a fox"]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
 from drift.rewards import pickscore
-from drift.rewards.clip_score import CLIP_MEAN, CLIP_STD, normalise
 
 PROMPTS = ["a fox", "a cat at night", "an ant", "a fox"]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from drift.encoders.dreamsim_release import DINO_WEIGHTS
 from drift.encoders.open_clip import infer
-from drift.encoders.pixels import IMAGENET_MEAN, IMAGENET_STD, crop, in_chunks, normalise
 from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.hub import Weights
+from drift.pixels import IMAGENET_MEAN, IMAGENET_STD, crop, in_chunks, normalise
 from drift.vit import VisionTransformer
 from drift.weights import fit_weights, read_weights
 

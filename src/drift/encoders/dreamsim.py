@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.encoders import dreamsim_release
-from drift.encoders.pixels import in_chunks, normalise, squash
 from drift.errors import UserError
+from drift.pixels import in_chunks, normalise, squash
 from drift.vit import VisionTransformer
 from drift.weights import fit_weights, read_weights
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from drift.encoders.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from drift.errors import UserError
 from drift.hub import Weights, locate
+from drift.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from drift.weights import read_weights
 
 ADDRESS = "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints"

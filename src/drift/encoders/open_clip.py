@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drift.encoders.pixels import CLIP_MEAN, CLIP_STD
 from drift.errors import UserError
+from drift.pixels import CLIP_MEAN, CLIP_STD
 from drift.vit import VisionTransformer
 from drift.weights import fit_weights, read_weights
 

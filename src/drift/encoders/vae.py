@@ -14,9 +14,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drift.encoders.pixels import in_chunks
 from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
+from drift.pixels import in_chunks
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
 CHUNK = 4  # each takes 0.6 GB, measured on SD 1.5's encoder at 512 x 512

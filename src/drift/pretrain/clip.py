@@ -24,6 +24,7 @@ from transformers import CLIPConfig, CLIPModel
 from drift.menagerie.captions import MAX_TOKENS, caption
 from drift.menagerie.probe import HEADS
 from drift.menagerie.scenes import SIZE
+from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
 from drift.pretrain.exhibits import Exhibits, exhibit
 from drift.pretrain.loop import (
     TRAIN_SEED,
@@ -33,7 +34,7 @@ from drift.pretrain.loop import (
     to_images,
 )
 from drift.pretrain.probe import labels
-from drift.rewards.clip_score import CLIP_MEAN, CLIP_STD, normalise, projected
+from drift.rewards.clip_score import projected
 from drift.rewards.hpsv2 import to_open_clip
 
 CONTRASTIVE = Schedule(steps=5000, batch_size=32, learning_rate=2e-3, average=0.995)

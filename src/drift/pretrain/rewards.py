@@ -21,6 +21,7 @@ from drift.menagerie.animals import ANIMALS
 from drift.menagerie.captions import caption, simple_prompt
 from drift.menagerie.pictures import Attributes
 from drift.menagerie.taste import Taste
+from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
 from drift.pretrain.clip import (
     Teacher,
     contrastive_loss,
@@ -35,7 +36,6 @@ from drift.pretrain.loop import (
     picture_set,
     to_images,
 )
-from drift.rewards.clip_score import CLIP_MEAN, CLIP_STD, normalise
 
 PREFERENCE = Schedule(steps=1200, batch_size=48, learning_rate=1e-3, warmup=50, average=0.99)
 TEMPERATURE = 0.3  # of the judges: P(i beats j) = sigmoid((u_i - u_j) / TEMPERATURE)

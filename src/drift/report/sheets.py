@@ -7,18 +7,12 @@ import base64
 import io
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 GAP = 4  # pixels between pictures
 TILE = 128  # pixels; larger pictures are made smaller
 LARGEST_SIDE = 16_000  # pixels; WebP's own limit is 16,383
-
-
-def to_pixels(images: Float[Tensor, "*batch 3 H W"]) -> UInt8[np.ndarray, "*batch H W 3"]:
-    """Images in [0, 1] as pixels, rounded as diffusers rounds them."""
-    return (images.movedim(-3, -1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
 def block(images: UInt8[np.ndarray, "N H W 3"], columns: int, tile: int) -> Image.Image:

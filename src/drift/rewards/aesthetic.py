@@ -17,14 +17,11 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.hub import Weights
+from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
-    CLIP_MEAN,
-    CLIP_STD,
-    centre_square,
     check_pairs,
     image_features,
     load_clip,
-    normalise,
 )
 from drift.rewards.head import Head, infer_widths
 from drift.weights import fit_weights, read_weights
@@ -75,5 +72,5 @@ def load(path: Path, clip: Path, device: str = "cpu") -> Aesthetic:
     return Aesthetic(
         model,
         head.to(device).eval().requires_grad_(False),
-        lambda images: normalise(centre_square(images, size, round), CLIP_MEAN, CLIP_STD),
+        lambda images: normalise(crop(images, size), CLIP_MEAN, CLIP_STD),
     )

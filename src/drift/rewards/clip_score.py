@@ -14,10 +14,9 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.hub import Weights, locate
+from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.weights import fit_weights, read_weights
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
 CLIP_TOKENIZER = Weights(  # the same in every published CLIP
@@ -93,38 +92,6 @@ def projected(output) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
-
-
-def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic with antialiasing, as PIL and torchvision do it; values may overshoot [0, 1]."""
-    if images.shape[-2:] == (height, width):
-        return images
-    return F.interpolate(
-        images, (height, width), mode="bicubic", antialias=True, align_corners=False
-    )
-
-
-def centre_square(
-    images: Float[Tensor, "N 3 H W"], size: int, half: Callable[[float], int] = math.floor
-) -> Float[Tensor, "N 3 size size"]:
-    """Shortest side to `size`, the centre cut out: the preprocessing of every CLIP but HPSv2's.
-
-    Clamped, as PIL's bicubic is, but not rounded to grey levels: within one of PIL's, except for
-    some pixels at hard edges near black or white, where PIL clips between its two passes. `half`
-    makes a whole number of half an odd margin: down in transformers; torchvision's CenterCrop (and
-    so OpenAI's own code) takes Python's `round`, which of 1.5 pixels makes 2.
-    """
-    height, width = images.shape[-2:]
-    shortest = min(height, width)
-    height, width = int(size * height / shortest), int(size * width / shortest)
-    top, left = half((height - size) / 2), half((width - size) / 2)
-    resized = resize(images, height, width).clamp(0, 1)
-    return resized[..., top : top + size, left : left + size]
-
-
 def load_clip(folder: Path, device: str):
     """The transformers CLIPModel in `folder`, whole or in shards; frozen, in float32."""
     from transformers import CLIPConfig, CLIPModel
@@ -147,7 +114,7 @@ def transformers_preprocess(model: Any, folder: Path) -> Callable[[Tensor], Tens
     settings = read_json(folder / "preprocessor_config.json")
     mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
     size = model.config.vision_config.image_size
-    return lambda images: normalise(centre_square(images, size), mean, std)
+    return lambda images: normalise(crop(images, size, half=math.floor), mean, std)
 
 
 def load_tokenizer(folder: Path):

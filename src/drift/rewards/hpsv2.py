@@ -19,14 +19,11 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.hub import Weights
+from drift.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from drift.rewards.clip_score import (
-    CLIP_MEAN,
-    CLIP_STD,
     ClipScore,
     load_tokenizer,
-    normalise,
     require,
-    resize,
 )
 from drift.weights import fit_weights, read_weights
 
@@ -163,7 +160,9 @@ def preprocess(images: Tensor, size: int) -> Tensor:
     height, width = round(height * scale), round(width * scale)
     down, right = size - height, size - width
     margins = (right // 2, right - right // 2, down // 2, down - down // 2)
-    return normalise(F.pad(resize(images, height, width), margins), CLIP_MEAN, CLIP_STD)
+    return normalise(
+        F.pad(resize(images, height, width, clamp=False), margins), CLIP_MEAN, CLIP_STD
+    )
 
 
 def find_weights(path: Path, published: str) -> Path:

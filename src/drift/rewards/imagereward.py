@@ -17,12 +17,9 @@ from torch import Tensor, nn
 
 from drift.errors import UserError
 from drift.hub import Weights, locate
+from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
-    CLIP_MEAN,
-    CLIP_STD,
-    centre_square,
     check_pairs,
-    normalise,
     read_json,
     require,
 )
@@ -99,7 +96,7 @@ class ImageReward(nn.Module):
 
     def preprocess(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 S S"]:
         """Shortest side to the model's size, centre crop, normalise."""
-        return normalise(centre_square(images, self.size, round), CLIP_MEAN, CLIP_STD)
+        return normalise(crop(images, self.size), CLIP_MEAN, CLIP_STD)
 
 
 def infer_vision(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from drift.pixels import to_pixels
+
 QUALITY = 95
 
 
@@ -34,8 +36,7 @@ class JpegSize:
     def __call__(
         self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]
     ) -> Float[Tensor, "N"]:
-        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        sizes = [self.sign * kilobytes(picture) for picture in pixels.cpu().numpy()]
+        sizes = [self.sign * kilobytes(picture) for picture in to_pixels(images)]
         return torch.tensor(sizes, dtype=torch.float32, device=images.device)
 
 

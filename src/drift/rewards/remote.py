@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.pixels import to_pixels
 
 BATCH = 8  # images in a request
 TIMEOUT = 300.0  # seconds for a request
@@ -68,9 +69,8 @@ def check_url(url: str) -> None:
 
 
 def to_png(image: Float[Tensor, "3 H W"]) -> bytes:
-    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     file = io.BytesIO()
-    Image.fromarray(pixels.cpu().numpy()).save(file, format="PNG")
+    Image.fromarray(to_pixels(image)).save(file, format="PNG")
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from drift.encoders.pixels import crop, in_chunks, normalise, resize, squash
+from drift.pixels import crop, in_chunks, normalise, resize, squash
 from tests.golden.pictures import picture
 
 
