@@ -5,9 +5,11 @@ import os
 import shutil
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -32,6 +34,14 @@ class Weights:
         return f"'{self.repo}'" + (f" ({known})" if known else "")
 
 
+@dataclass(frozen=True)
+class Part:
+    """How a reward or encoder loads: `load(*paths, device=...)`, a path for each of `weights`."""
+
+    load: Callable[..., Any]
+    weights: tuple[Weights, ...] = ()
+
+
 def cache_folder() -> Path:
     """Where downloads and pre-training work lie: $DRIFT_CACHE, else ~/.cache/drift."""
     return Path(os.environ.get("DRIFT_CACHE", "~/.cache/drift")).expanduser()
@@ -51,6 +61,11 @@ def find_local(name: str) -> Path | None:
     return local if local.exists() else None
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form "owner/repository"."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~", "menagerie/"))
+
+
 def locate(weights: Weights | str, *, field: str) -> Path:
     """The local folder or file of `weights`; what is not here is downloaded, and kept.
 
@@ -62,7 +77,7 @@ def locate(weights: Weights | str, *, field: str) -> Path:
         return here
     if name.startswith(("http://", "https://")):
         return _from_url(weights, field)
-    if name.count("/") != 1 or name.startswith((".", "/", "~", "menagerie/")):
+    if not is_hub_id(name):
         raise UserError(f"{field}: there is no file or folder '{name}'")
     return _from_hub(weights, field)
 

@@ -1,5 +1,6 @@
 """Read files of weights and fit them into modules; nothing is unpickled, and misfits are named."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,25 @@ def fit_weights(module: nn.Module, state: dict[str, Tensor], *, source: Path, fi
             if name in state and state[name].shape != tensor.shape
         ],
     }
-    told = [f"{len(names)} {kind}: {_first(names)}" for kind, names in misfits.items() if names]
-    if told:
-        raise UserError(
-            f"{field}: {source} does not fit {type(module).__name__}; {'; '.join(told)}"
-        )
+    refuse_misfits(misfits, source=source, kind=type(module).__name__, field=field)
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+def refuse_misfits(misfits: dict[str, list[str]], *, source: Path, kind: str, field: str) -> None:
+    """One error that counts the misfits of every sort and names the first few."""
+    told = [
+        f"{len(names)} {sort}: {', '.join(names[:SHOWN])}" + (" ..." if len(names) > SHOWN else "")
+        for sort, names in misfits.items()
+        if names
+    ]
+    if told:
+        raise UserError(f"{field}: {source} does not fit {kind}; {'; '.join(told)}")
+
+
+def read_json(file: Path, *, field: str) -> dict[str, Any]:
+    """The JSON object in `file`; an absent file is an empty one."""
+    try:
+        content = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:  # no JSON, or not even text
+        raise UserError(f"{field}: {file} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

@@ -22,7 +22,7 @@ LOAD = {
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """A score near 22 has steps of 2e-6 in float32: how threads share a sum already moves it by 6."""
+    """A score near 22 has steps of 2e-6 in float32: how threads share a sum moves it by six."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

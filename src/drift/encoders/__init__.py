@@ -1,24 +1,15 @@
 """Image encoders by name: features in which distance means perceptual difference."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from drift.encoders import clip, dino, dreamsim, vae
 from drift.encoders.dreamsim_release import ENSEMBLE, SINGLE
 from drift.errors import UserError
-from drift.hub import Weights, locate
+from drift.hub import Part, Weights, locate
 from drift.types import ImageEncoder
 
 POLICY = "the policy's own model"  # in place of weights: config.model.name
-
-
-@dataclass(frozen=True)
-class Part:
-    """How an encoder is loaded: `load(*paths, device=...)`, one path for each of its weights."""
-
-    load: Callable[..., ImageEncoder]
-    weights: tuple[Weights, ...] = ()
 
 
 def _single(name: str) -> Part:

@@ -7,7 +7,6 @@ The paper measures diversity by "open_clip" (Eq. 31) and names no weights. `clip
 best-known model, ViT-B/32 with OpenAI's weights; `openclip` the same with LAION's.
 """
 
-import json
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.hub import Weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, in_chunks, normalise
+from drift.weights import read_json
 
 # The .bin is sure to be there, and is read without unpickling; a folder's safetensors come first.
 B32 = Weights("openai/clip-vit-base-patch32", ("config.json", "pytorch_model.bin"), "605 MB", "MIT")
@@ -83,9 +83,6 @@ def load(path: Path, device: str = "cpu") -> Clip:
 def is_clip_model(path: Path) -> bool:
     """Whether `path` is a folder with weights of transformers' CLIPModel."""
     weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    if not (path / "config.json").is_file() or not any((path / f).is_file() for f in weights):
+    if not any((path / file).is_file() for file in weights):
         return False
-    try:
-        return json.loads((path / "config.json").read_text()).get("model_type") == "clip"
-    except ValueError as error:
-        raise UserError(f"encoder: {path / 'config.json'} is not valid JSON: {error}") from error
+    return read_json(path / "config.json", field="encoder").get("model_type") == "clip"

@@ -6,7 +6,6 @@ how wide a head is, whether GELU is OpenAI's quick one, and the colour statistic
 and other shapes of MLP (ViT-g, bigG) are refused as misfits.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from drift.errors import UserError
 from drift.pixels import CLIP_MEAN, CLIP_STD
 from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_weights
+from drift.weights import fit_weights, read_json, read_weights
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG = "open_clip_config.json"
@@ -49,7 +48,7 @@ def read(file: Path) -> tuple[VisionTransformer, dict[str, Any]]:
     """The tower, and its picture size and colour statistics by the names of `Clip`."""
     content = read_weights(file, field="encoder")
     state = to_vit(content.get("state_dict", content))
-    config = read_config(file.parent / CONFIG)
+    config = read_json(file.parent / CONFIG, field="encoder")
     model, colours = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
     if not {"patch_embed.proj.weight", "pos_embed", "proj"} <= state.keys():
         raise UserError(f"encoder: {file} is no open_clip checkpoint with a ViT (visual.*)")
@@ -66,14 +65,6 @@ def read(file: Path) -> tuple[VisionTransformer, dict[str, Any]]:
         "mean": colours.get("mean") or CLIP_MEAN,
         "std": colours.get("std") or CLIP_STD,
     }
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """What open_clip_config.json says; an absent file says nothing."""
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"encoder: {file} is not valid JSON: {error}") from error
 
 
 def to_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:

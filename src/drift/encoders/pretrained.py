@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from drift.errors import UserError
-from drift.weights import SHOWN
+from drift.weights import refuse_misfits
 
 
 def load_pretrained(kind: Any, folder: Path, **options) -> Any:
@@ -45,13 +45,7 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
         "missing": sorted(report["missing_keys"]),
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
     }
-    told = [
-        f"{len(names)} {what}: {', '.join(names[:SHOWN])}"
-        for what, names in misfits.items()
-        if names
-    ]
-    if told:
-        raise UserError(f"encoder: {folder} does not fit {kind.__name__}; {'; '.join(told)}")
+    refuse_misfits(misfits, source=folder, kind=kind.__name__, field="encoder")
     return model
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drift.errors import UserError
-from drift.hub import Weights, find_local, locate, missing
+from drift.hub import Weights, find_local, is_hub_id, locate, missing
 from drift.types import PolicyModel
 
 
@@ -24,7 +24,7 @@ def locate_model(name: str) -> Path:
 
     Repositories hold much else: other precisions, single-file copies, a safety checker.
     """
-    if find_local(name) is not None or name.count("/") != 1 or name.startswith("menagerie/"):
+    if find_local(name) is not None or not is_hub_id(name):
         return locate(name, field="model.name")
     from diffusers import DiffusionPipeline
 

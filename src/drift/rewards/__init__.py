@@ -5,24 +5,14 @@ import path (`custom`), or a weighted sum of such (`drift.reward_names`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from drift.errors import UserError
-from drift.hub import Weights, locate
+from drift.hub import Part, Weights, locate
 from drift.reward_names import parse
 from drift.rewards import aesthetic, clip, custom, hpsv2, imagereward, jpeg, pickscore, remote
 from drift.rewards.weighted_sum import combine
 from drift.types import Reward
-
-
-@dataclass(frozen=True)
-class Part:
-    """How a reward is loaded: `load(*paths, device=...)`, one path for each of its weights."""
-
-    load: Callable[..., Reward]
-    weights: tuple[Weights, ...] = ()
-
 
 REWARDS: dict[str, Part] = {
     "pickscore": Part(pickscore.load, (pickscore.WEIGHTS,)),

@@ -1,6 +1,5 @@
 """What rewards of CLIP's shape share: loading, pictures, batched cosines, remembered texts."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor
 from drift.errors import UserError
 from drift.hub import Weights, locate
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
-from drift.weights import fit_weights, read_weights
+from drift.weights import fit_weights, read_json, read_weights
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
@@ -96,7 +95,7 @@ def load_clip(folder: Path, device: str):
     """The transformers CLIPModel in `folder`, whole or in shards; frozen, in float32."""
     from transformers import CLIPConfig, CLIPModel
 
-    if read_json(folder / "config.json").get("model_type") != "clip":
+    if read_json(folder / "config.json", field="reward").get("model_type") != "clip":
         raise UserError(f"reward: {folder} is not a CLIP model folder (config.json of type 'clip')")
     shards = sorted(folder.glob("model-*-of-*.safetensors"))
     state = {}
@@ -111,7 +110,7 @@ def load_clip(folder: Path, device: str):
 
 def transformers_preprocess(model: Any, folder: Path) -> Callable[[Tensor], Tensor]:
     """What transformers' CLIPProcessor does to the images of the CLIPModel in `folder`."""
-    settings = read_json(folder / "preprocessor_config.json")
+    settings = read_json(folder / "preprocessor_config.json", field="reward")
     mean, std = settings.get("image_mean", CLIP_MEAN), settings.get("image_std", CLIP_STD)
     size = model.config.vision_config.image_size
     return lambda images: normalise(crop(images, size, half=math.floor), mean, std)
@@ -121,10 +120,15 @@ def load_tokenizer(folder: Path):
     """The CLIPTokenizer in `folder`, else the one all published CLIPs share, from the hub."""
     from transformers import CLIPTokenizer
 
-    here = any((folder / name).exists() for name in TOKENIZER_FILES)
-    source = folder if here else locate(CLIP_TOKENIZER, field="reward")
+    return find_tokenizer(CLIPTokenizer, folder, TOKENIZER_FILES, CLIP_TOKENIZER)
+
+
+def find_tokenizer(kind: Any, folder: Path, files: Sequence[str], default: Weights) -> Any:
+    """The tokenizer of class `kind` in `folder`, if one of `files` is there, else `default`."""
+    here = any((folder / name).exists() for name in files)
+    source = folder if here else locate(default, field="reward")
     try:
-        return CLIPTokenizer.from_pretrained(str(source))
+        return kind.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"reward: cannot read a tokenizer from {source}: {reason}") from error
@@ -138,11 +142,3 @@ def require(state: dict[str, Any], axes: dict[str, int], *, source: Path, kind: 
         raise UserError(
             f"reward: {source} is no {kind}: it lacks {', '.join(missing[:5])}; it holds {shown}"
         )
-
-
-def read_json(file: Path) -> dict:
-    """The JSON object in `file`; an absent file is an empty one."""
-    try:
-        return json.loads(file.read_text()) if file.exists() else {}
-    except ValueError as error:  # no JSON, or not even text
-        raise UserError(f"reward: {file} is not valid JSON: {error}") from error

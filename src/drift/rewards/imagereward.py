@@ -16,16 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.errors import UserError
-from drift.hub import Weights, locate
+from drift.hub import Weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
     check_pairs,
-    read_json,
+    find_tokenizer,
     require,
 )
 from drift.rewards.head import Head, infer_widths
 from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_weights
+from drift.weights import fit_weights, read_json, read_weights
 
 WEIGHTS = Weights(
     "zai-org/ImageReward", ("ImageReward.pt", "med_config.json"), "1.8 GB", "Apache-2.0"
@@ -141,20 +141,14 @@ def load_tokenizer(folder: Path):
     """The BertTokenizer in `folder`, else BERT's own (uncased) from the hub."""
     from transformers import BertTokenizer
 
-    here = any((folder / name).exists() for name in TOKENIZER_FILES)
-    source = folder if here else locate(TOKENIZER, field="reward")
-    try:
-        return BertTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"reward: cannot read a tokenizer from {source}: {reason}") from error
+    return find_tokenizer(BertTokenizer, folder, TOKENIZER_FILES, TOKENIZER)
 
 
 def load(path: Path, device: str = "cpu") -> ImageReward:
     """The reward in ImageReward.pt, or in a folder with it; med_config.json lies beside it."""
     file = path if path.is_file() else path / WEIGHTS.files[0]
     config_file = file.parent / WEIGHTS.files[1]
-    config = read_json(config_file)
+    config = read_json(config_file, field="reward")
     missing = [name for name in SIZES if name not in config]
     if missing:
         raise UserError(f"reward: {config_file} is missing, or it lacks {', '.join(missing[:5])}")
