@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from drift.compare import compare, name_runs
-from drift.config import load_recipe, to_yaml
+from drift.config import to_yaml
 from drift.errors import UserError
+from drift.recipes import load_recipe
 from drift.report import render
 from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spread
 from drift.report.figures import summarise, whole

@@ -7,10 +7,7 @@ from drift.config import (
     ModelConfig,
     OptimizerConfig,
     SamplingConfig,
-    load_recipe,
     load_run_config,
-    read_prompts,
-    recipe_names,
     to_yaml,
     validate,
 )
@@ -29,6 +26,7 @@ from drift.methods.parts import (
     RewardConcentrated,
     RewardContrasted,
 )
+from drift.recipes import load_recipe, read_prompts, recipe_names
 
 
 def test_drift_is_grpo_with_three_slots_replaced():

@@ -5,9 +5,9 @@ import pytest
 from diffusers import DDIMScheduler
 
 from drift.cli import main
-from drift.config import load_recipe
 from drift.doctor import examine
 from drift.errors import UserError
+from drift.recipes import load_recipe
 
 SMALL = [
     "optimizer.updates_per_epoch=2",

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from drift.config import load_recipe
 from drift.errors import UserError
 from drift.models import load_model
 from drift.preflight import TOLERANCE, check_replay, check_schedule, ratio_errors
+from drift.recipes import load_recipe
 from drift.rollout import rollout
 
 SMALL = ["method=grpo", "sampling.steps=4", "sampling.batch_size=8", "threads=1"]

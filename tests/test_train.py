@@ -6,8 +6,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from drift.config import load_recipe
 from drift.errors import UserError
+from drift.recipes import load_recipe
 from drift.tracking import read_metrics
 from drift.train import draw_prompts, train
 

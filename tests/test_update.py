@@ -4,7 +4,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from drift.config import load_recipe
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.methods.parts import (
@@ -16,6 +15,7 @@ from drift.methods.parts import (
     WindowSteps,
 )
 from drift.models import load_model
+from drift.recipes import load_recipe
 from drift.rollout import rollout
 from drift.update import MOST_SKIPPED, Learner, update_policy
 

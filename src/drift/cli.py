@@ -11,7 +11,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def _train(args: argparse.Namespace) -> None:
-    from drift.config import load_recipe
+    from drift.recipes import load_recipe
     from drift.train import train
 
     config = load_recipe(args.recipe, args.overrides)
@@ -20,8 +20,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from drift.config import load_recipe
     from drift.doctor import examine
+    from drift.recipes import load_recipe
 
     if not examine(load_recipe(args.recipe, args.overrides)):
         raise UserError("this run could not start; see above")

@@ -1,25 +1,21 @@
 """What a run is: frozen, strictly validated, written whole beside the results.
 
-A recipe is YAML; `key.sub=value` overrides one field. `method` is a name, or `base:` a name with
-changes; `parts` gives settings that belong to a scale (a latent size, an encoder) by "slot.kind",
-for whichever method has that part.
+Runs are made from recipes: `drift.recipes`.
 """
 
 import math
-from dataclasses import asdict, field
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from drift.errors import UserError, refuse
-from drift.methods import METHODS
 from drift.methods.parts import Method
 from drift.reward_names import canonical
 
-RECIPES = Path(__file__).parent / "recipes"
 STRICT = ConfigDict(extra="forbid")
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
 
@@ -175,64 +171,7 @@ class TrainConfig:
         return self.images_kept // self.optimizer.updates_per_epoch
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over `base`, key by key; a part of another kind replaces the old one whole."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            other_kind = value.get("kind", old.get("kind")) != old.get("kind")
-            merged[key] = value if other_kind else _merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _resolve_method(raw: Any, parts: dict[str, dict]) -> tuple[str, dict[str, Any]]:
-    """Name and full slots of a method given as a name, or as `{base: name, slot: changes}`.
-
-    `parts` holds the scale's settings by "slot.kind"; what the method says itself goes before them.
-    """
-    changes: dict[str, Any] = {"base": raw} if isinstance(raw, str) else dict(raw or {})
-    name = changes.pop("base", "grpo")
-    if name not in METHODS:
-        raise UserError(f"method: there is no '{name}'; known are {', '.join(METHODS)}")
-    slots = _merge(asdict(METHODS[name]()), changes)
-    for slot, part in slots.items():
-        if isinstance(part, dict):
-            defaults = parts.get(f"{slot}.{part.get('kind')}", {})
-            slots[slot] = part | defaults | (changes.get(slot) or {})
-    return name, slots
-
-
-def _known_parts() -> set[str]:
-    """ "slot.kind" for every part of every slot."""
-    hints = get_type_hints(Method)
-    return {f"{slot}.{p.kind}" for slot, hint in hints.items() for p in get_args(hint) or (hint,)}
-
-
-def _parse_override(text: str) -> tuple[list[str], Any]:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise UserError(f"'{text}' is not an override: write key=value or key.sub=value")
-    return path.split("."), yaml.safe_load(value) if value else ""
-
-
-def _apply(raw: dict, path: list[str], value: Any) -> None:
-    *parents, leaf = path
-    for parent in parents:
-        inner = raw.get(parent)
-        raw[parent] = (
-            {"base": inner} if parent == "method" and isinstance(inner, str) else inner or {}
-        )
-        raw = raw[parent]
-    if leaf == "method" and isinstance(raw.get("method"), dict) and isinstance(value, str):
-        raw["method"] = {**raw["method"], "base": value}
-    else:
-        raw[leaf] = value
-
-
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -240,44 +179,6 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of fields")
     return content
-
-
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def _find_recipe(name: str) -> tuple[Path, str | None]:
-    """File, and the method if `name` ends in one: "menagerie-grpo" is menagerie by GRPO."""
-    if (RECIPES / f"{name}.yaml").is_file():
-        return RECIPES / f"{name}.yaml", None
-    for method in METHODS:
-        base = RECIPES / f"{name.removesuffix('-' + method)}.yaml"
-        if name.endswith("-" + method) and base.is_file():
-            return base, method
-    if not Path(name).is_file():
-        raise UserError(
-            f"there is no recipe '{name}'; shipped are {', '.join(recipe_names())}, each also with "
-            "a method's name behind it, as in menagerie-grpo"
-        )
-    return Path(name), None
-
-
-def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
-    """A shipped recipe (or "<recipe>-<method>") or a YAML file, with `key.sub=value` overrides."""
-    path, method = _find_recipe(recipe)
-    raw = _read_yaml(path)
-    if method:
-        _apply(raw, ["method"], method)
-    for override in overrides:
-        _apply(raw, *_parse_override(override))
-    parts = raw.pop("parts", None) or {}
-    unknown = set(parts) - _known_parts()
-    if unknown:
-        raise UserError(f"parts: there is no part '{min(unknown)}'")
-    raw["method_name"], raw["method"] = _resolve_method(raw.get("method"), parts)
-    output = raw.get("output", "runs/{recipe}-{method}")
-    raw["output"] = str(output).format(recipe=path.stem, method=raw["method_name"])
-    return validate(raw, source=recipe)
 
 
 def validate(raw: dict, *, source: str) -> TrainConfig:
@@ -297,28 +198,9 @@ def load_run_config(run: Path) -> TrainConfig:
     """The configuration a run folder was made with."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml")
-    return validate(_read_yaml(run / "config.yaml"), source=str(run / "config.yaml"))
+    return validate(read_yaml(run / "config.yaml"), source=str(run / "config.yaml"))
 
 
 def to_yaml(config: TrainConfig) -> str:
     plain = TypeAdapter(TrainConfig).dump_python(config, mode="json")
     return yaml.safe_dump(plain, sort_keys=False)
-
-
-def read_prompts(name: str, *, field: str = "prompts") -> list[str]:
-    """The prompts of a text file (UTF-8, one a line, blank lines skipped) or of a shipped list."""
-    path = RECIPES / "prompts" / f"{name}.txt"
-    path = path if path.exists() else Path(name)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{field}: there is no prompt file or list '{name}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{field}: cannot read '{name}' as UTF-8 text: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"{field}: the prompt file '{name}' is empty")
-    doubled = sorted({p for p in prompts if prompts.count(p) > 1})
-    if doubled:
-        raise UserError(f"{field}: '{name}' has '{doubled[0]}' more than once")
-    return prompts

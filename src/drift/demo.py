@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from drift.config import load_recipe
 from drift.errors import UserError
+from drift.recipes import load_recipe
 from drift.tracking import read_metrics
 
 METHODS = ("grpo", "drift")

@@ -11,11 +11,12 @@ from typing import Any
 import psutil
 import torch
 
-from drift.config import TrainConfig, read_prompts
+from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
+from drift.recipes import read_prompts
 from drift.rollout import sample_pool
 from drift.scoring import embed, open_encoder, open_reward, score
 from drift.tracking import Stopwatch

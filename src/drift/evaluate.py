@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.checkpoint import LORA_FILE, Checkpoint
-from drift.config import EvaluateConfig, TrainConfig, read_prompts
+from drift.config import EvaluateConfig, TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.hub import SHIPPED
@@ -31,6 +31,7 @@ from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.models import locate_model
 from drift.pixels import to_pixels
 from drift.policy import load_policy, pick_device, put_adapter
+from drift.recipes import read_prompts
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, webp

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from drift.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from drift.config import TrainConfig, load_run_config, read_prompts, to_yaml
+from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.diagnostics import (
     describe_advantages,
     describe_diversity,
@@ -21,6 +21,7 @@ from drift.functional.noise import derive_seed
 from drift.methods.parts import State
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
+from drift.recipes import read_prompts
 from drift.rollout import pool_seeds, sample_pool
 from drift.scoring import embed, open_encoder, open_reward, score
 from drift.tracking import (

@@ -1,4 +1,4 @@
-from drift.config import load_recipe
+from drift.recipes import load_recipe
 from drift.tracking import read_metrics
 from drift.train import train
 from examples import custom_reward
