@@ -55,7 +55,10 @@ def test_a_run_that_could_start_is_told_what_it_costs(told, method):
     assert "GiB memory free" in line_of(lines, "machine")
     assert line_of(lines, "method").endswith(method)
     assert line_of(lines, "epoch").endswith("2 prompts x 4 candidates = 8 sampled, 4 kept")
-    assert line_of(lines, "updates").endswith("2 an epoch, of 2 samples x 3 steps, 4 pairs at once")
+    assert line_of(lines, "updates").endswith("2 an epoch, of 2 samples x 3 steps")
+    assert line_of(lines, "batches").endswith(
+        "4 images sampled at once, 8 decoded, 64 scored; 4 pairs trained on"
+    )
     assert line_of(lines, "reward").endswith("pickscore-tiny")
     assert line_of(lines, "encoder").endswith("dreamsim-tiny")
     assert line_of(lines, "dtype").endswith("float32")
@@ -104,9 +107,7 @@ def test_the_papers_recipes_without_their_weights(recipe, offline, capsys):
         assert "MISSING" in line_of(lines, part)
     assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in line_of(lines, "model")
     assert line_of(lines, "epoch").endswith("16 prompts x 16 candidates = 256 sampled, 128 kept")
-    assert line_of(lines, "updates").endswith(
-        "4 an epoch, of 32 samples x 50 steps, 2 pairs at once"
-    )
+    assert line_of(lines, "updates").endswith("4 an epoch, of 32 samples x 50 steps")
     assert line_of(lines, "prompts").endswith("45 in animals")
     assert err == "drift: error: this run could not start; see above\n"
 

@@ -2,10 +2,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from drift.errors import UserError
 from drift.functional.dynamics import ddim_step
 from drift.methods.parts import CleanPrompt, NoisedPrompt
 from drift.models import load_model
-from drift.rollout import rollout
+from drift.rollout import decode, rollout
 
 CLEAN = CleanPrompt()
 SETTINGS = {"steps": 4, "guidance_scale": 2.0, "eta": 1.0}
@@ -90,3 +91,40 @@ def test_keeping_candidates_keeps_their_whole_rows(model):
     assert torch.equal(kept.latents[1, 0], out.latents[1, 1])
     assert torch.equal(kept.images[0, 1], out.images[0, 2])
     assert torch.equal(kept.log_probs[1, 1], out.log_probs[1, 2])
+
+
+class Card:
+    """A module's memory, as a card with room for so many rows: more of them are out of memory."""
+
+    def __init__(self, module, room):
+        self.tried, self.room = [], room
+        self.hook = module.register_forward_pre_hook(self.enter)
+
+    def enter(self, module, inputs):
+        self.tried.append(len(inputs[0]))
+        if self.tried[-1] > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+def test_decoding_a_few_at_a_time_gives_the_same_images(model):
+    x = torch.randn(5, *model.latent_shape)
+    torch.testing.assert_close(decode(model, x, 5), decode(model, x, 2), rtol=0, atol=1e-5)
+
+
+def test_what_does_not_fit_into_memory_is_sampled_and_decoded_in_halves(model):
+    seeds = [[1, 2, 3], [4, 5, 6]]
+    whole = draw(model, seeds, batch_size=6)
+    with Card(model.network, room=6) as network, Card(model.pipe.vae.decoder, room=1) as vae:
+        halved = draw(model, seeds, batch_size=6)
+    assert network.tried == [12] + [6] * 8  # with their unconditional twins; two halves, 4 steps
+    assert vae.tried == [3, 1, 1, 1] * 2
+    torch.testing.assert_close(whole.latents, halved.latents, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole.images, halved.images, rtol=1e-3, atol=1e-3)
+    with Card(model.network, room=1), pytest.raises(UserError, match="not even one row fits"):
+        draw(model, seeds)

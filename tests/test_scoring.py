@@ -39,6 +39,34 @@ def test_a_per_group_reward_sees_one_group_at_a_time():
     assert rewards.sort(1).values.tolist() == [[0.0, 1.0, 2.0]] * 2
 
 
+def full(room: int, judge):
+    """A judge on a card with room for so many images."""
+
+    def with_less(images, *prompts):
+        if len(images) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return judge(images, *prompts)
+
+    return with_less
+
+
+def test_what_does_not_fit_into_memory_is_judged_in_halves():
+    def brightness(x, prompts):
+        return x.mean((1, 2, 3)) + 10.0 * torch.tensor([PROMPTS.index(p) for p in prompts])
+
+    def encode(x):
+        return x.flatten(1)
+
+    whole = score(brightness, images(), PROMPTS)
+    assert torch.equal(score(full(2, brightness), images(), PROMPTS), whole)
+    assert torch.equal(score(brightness, images(), PROMPTS, batch_size=4), whole)
+    assert torch.equal(
+        embed(full(1, encode), images(), PROMPTS), embed(encode, images(), PROMPTS, batch_size=5)
+    )
+    with pytest.raises(UserError, match="sampling.scoring_batch_size: not even one row fits"):
+        score(full(0, brightness), images(), PROMPTS)
+
+
 def test_rewards_get_contiguous_images():
     turned = images().movedim(2, -1).contiguous().movedim(-1, 2)
     seen = []

@@ -37,7 +37,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingConfig:
-    """How rollouts are drawn: DDIM in its SDE form."""
+    """How rollouts are drawn: DDIM in its SDE form.
+
+    Batch sizes, `optimizer.micro_batch_size` too, change results by rounding only, and are no more
+    than fit into memory (`drift.plan`); 0 is as many as fit.
+    """
 
     steps: int = 50  # T, Table 2
     eta: float = 1.0  # Table 2
@@ -47,6 +51,7 @@ class SamplingConfig:
     group_size: int = 8  # G, candidates kept per prompt
     batch_size: int = 16  # images denoised at once
     decode_batch_size: int = 8  # latents decoded to images at once
+    scoring_batch_size: int = 64  # images shown to reward and encoder at once
 
     def __post_init__(self) -> None:
         refuse(
@@ -57,8 +62,12 @@ class SamplingConfig:
         refuse(not 0 < self.eta <= 1, f"eta must lie in (0, 1], got {self.eta}")
         refuse(self.guidance_scale < 0, f"guidance_scale is negative: {self.guidance_scale}")
         refuse(
-            min(self.steps, self.prompts_per_epoch, self.batch_size, self.decode_batch_size) < 1,
-            "steps, prompts_per_epoch and the batch sizes must be at least 1",
+            min(self.steps, self.prompts_per_epoch) < 1,
+            "steps and prompts_per_epoch must be at least 1",
+        )
+        refuse(
+            min(self.batch_size, self.decode_batch_size, self.scoring_batch_size) < 0,
+            "batch sizes must be at least 1, or 0 for as many as fit into memory",
         )
 
 
@@ -73,13 +82,14 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     updates_per_epoch: int = 4  # Table 2
-    micro_batch_size: int = 2  # (sample, step) pairs per backward pass
+    micro_batch_size: int = 2  # (sample, step) pairs per backward pass; 0: as many as fit
 
     def __post_init__(self) -> None:
         refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")
         refuse(
-            min(self.updates_per_epoch, self.micro_batch_size) < 1,
-            "updates_per_epoch and micro_batch_size must be at least 1",
+            self.updates_per_epoch < 1 or self.micro_batch_size < 0,
+            "updates_per_epoch must be at least 1, micro_batch_size at least 1, or 0 for as many "
+            "as fit into memory",
         )
 
 

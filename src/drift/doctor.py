@@ -14,6 +14,7 @@ import torch
 from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
+from drift.plan import changes, plan
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.recipes import read_prompts
@@ -77,17 +78,18 @@ def _geometry(config: TrainConfig) -> list[str]:
         f"epoch       {s.prompts_per_epoch} prompts x {s.pool_size} candidates = "
         f"{config.images_sampled} sampled, {config.images_kept} kept",
         f"updates     {o.updates_per_epoch} an epoch, of {config.samples_per_update} samples x "
-        f"{s.steps} steps, {o.micro_batch_size} pairs at once",
+        f"{s.steps} steps",
     ]
 
 
 def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> list[str]:
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
-    s, o, clock = config.sampling, config.optimizer, Stopwatch()
-    group = min(4, s.group_size)
+    clock = Stopwatch()
     check_schedule(model, config)
-    stochastic = model.schedule(s.steps).stochastic
     add_adapter(model, config)
+    asked, config = config, plan(config, model, reward, encoder)
+    s, o = config.sampling, config.optimizer
+    group, stochastic = min(4, s.group_size), model.schedule(s.steps).stochastic
     clock.lap("loading")
     seeds = [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))]
     pool = sample_pool(model, prompts[:2], seeds, config)
@@ -107,13 +109,21 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
     memory = psutil.Process().memory_info().rss + 4 * stored * config.images_sampled
+    on_card = (
+        f", and {torch.cuda.max_memory_reserved(model.device) / GIB:.1f} GiB on the card"
+        if model.device.type == "cuda"
+        else ""
+    )
     named = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     return [
         f"dtype       {next(model.network.parameters()).dtype}".replace("torch.", ""),
+        f"batches     {s.batch_size} images sampled at once, {s.decode_batch_size} decoded, "
+        f"{s.scoring_batch_size} scored; {o.micro_batch_size} pairs trained on",
+        *(f"            {line}" for line in changes(asked, config)),
         f"preflight   ratio 1 to {worst:.1e} at every step before the first update",
         f"time        about {total:.1f} s an epoch ({named}), "
         f"{total * config.epochs / 3600:.2f} h for {config.epochs} epochs",
-        f"memory      about {memory / GIB:.1f} GiB",
+        f"memory      about {memory / GIB:.1f} GiB{on_card}",
     ]
 
 

@@ -45,7 +45,6 @@ def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyMo
         device=pick_device(config.device),
         dtype=getattr(torch, config.model.dtype),
         gradient_checkpointing=config.model.gradient_checkpointing,
-        decode_batch=config.sampling.decode_batch_size,
     )
     if checkpoint is not None:
         put_adapter(model, config, checkpoint)

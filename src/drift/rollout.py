@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from drift.batches import halving
 from drift.config import TrainConfig
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed, trajectory_noise
@@ -44,6 +45,20 @@ def denoise(
     return torch.stack(latents, 1), torch.stack(log_probs, 1)
 
 
+def decode(
+    model: PolicyModel, latents: Float[Tensor, "B c h w"], batch_size: int
+) -> Float[Tensor, "B 3 H W"]:
+    """Images on the CPU, `batch_size` at once: the decoder needs more memory than the network."""
+    parts: list[Tensor] = []
+    halving(
+        lambda part: parts.append(model.decode(part).cpu()),
+        latents,
+        batch_size,
+        field="sampling.decode_batch_size",
+    )
+    return torch.cat(parts)
+
+
 def rollout(
     model: PolicyModel,
     prompts: Sequence[str],
@@ -54,26 +69,32 @@ def rollout(
     eta: float,
     batch_size: int,
     conditioning: Conditioning,
+    decode_batch_size: int = 8,
 ) -> Rollout:
-    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once."""
+    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once.
+
+    What does not fit into memory is done again in halves; the samples do not depend on it.
+    """
     pool = len(seeds[0])
     prompt_embeds = model.encode_prompts(prompts)
     flat_seeds = [seed for row in seeds for seed in row]
     flat_embeds = prompt_embeds.each(lambda e: e.repeat_interleave(pool, 0))
     parts = []
-    for i in range(0, len(flat_seeds), batch_size):
-        chunk = slice(i, i + batch_size)
+
+    def draw(rows: Int[Tensor, "B"]) -> None:
         latents, log_probs = denoise(
             model,
-            flat_embeds[chunk],
-            flat_seeds[chunk],
+            flat_embeds[rows.to(model.device)],
+            [flat_seeds[row] for row in rows.tolist()],
             steps=steps,
             guidance_scale=guidance_scale,
             eta=eta,
             conditioning=conditioning,
         )
-        images = model.decode(latents[:, -1])
-        parts.append((latents.cpu(), log_probs.cpu(), images.cpu()))
+        images = decode(model, latents[:, -1], decode_batch_size)
+        parts.append((latents.cpu(), log_probs.cpu(), images))
+
+    halving(draw, torch.arange(len(flat_seeds)), batch_size, field="batch_size")
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
     latents, log_probs, images = joined
@@ -101,4 +122,5 @@ def sample_pool(
         eta=sampling.eta,
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),
+        decode_batch_size=sampling.decode_batch_size,
     )

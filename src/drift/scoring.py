@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from drift.batches import halving
 from drift.config import TrainConfig, WorkerConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
@@ -15,6 +16,8 @@ from drift.rewards.worker import load_in_worker
 from drift.types import ImageEncoder, Reward
 
 SMALLEST = 4  # pixels a side; less is no picture
+AT_ONCE = 64  # images, where nobody says
+FIELD = "sampling.scoring_batch_size"
 
 
 def open_rewards(
@@ -57,36 +60,55 @@ def check_images(images: Float[Tensor, "P C 3 H W"], prompts: Sequence[str]) -> 
 
 @torch.no_grad()
 def score(
-    reward: Reward, images: Float[Tensor, "P C 3 H W"], prompts: list[str]
+    reward: Reward,
+    images: Float[Tensor, "P C 3 H W"],
+    prompts: list[str],
+    batch_size: int = AT_ONCE,
 ) -> Float[Tensor, "P C"]:
     """The raw reward of every image under its own prompt. Not finite is an error.
 
-    All prompts at once, unless the reward is `per_group`. Rewards get contiguous images: how they
-    lie in memory may move a network's last bits.
+    `batch_size` images at once, fewer where they do not fit into memory; one that is `per_group`
+    gets a whole group. Rewards get contiguous images: how they lie may move a network's last bits.
     """
     check_images(images, prompts)
     P, C = images.shape[:2]
-    at_once = 1 if getattr(reward, "per_group", False) else P
-    parts = []
-    for p in range(0, P, at_once):
-        repeated = [prompt for prompt in prompts[p : p + at_once] for _ in range(C)]
-        scores = reward(images[p : p + at_once].flatten(0, 1).contiguous(), repeated)
+    flat, parts = images.flatten(0, 1), []
+
+    def judge(rows: Int[Tensor, "N"]) -> None:
+        repeated = [prompts[row // C] for row in rows.tolist()]
+        scores = reward(flat[rows].contiguous(), repeated)
         parts.append(check_scores(scores, repeated))
+
+    rows = torch.arange(P * C)
+    if getattr(reward, "per_group", False):
+        halving(lambda group: judge(group[0]), rows.view(P, C), 1, field=FIELD)
+    else:
+        halving(judge, rows, batch_size, field=FIELD)
     return torch.cat(parts).view(P, C)
 
 
 @torch.no_grad()
 def embed(
-    encoder: ImageEncoder | None, images: Float[Tensor, "P G 3 H W"], prompts: list[str]
+    encoder: ImageEncoder | None,
+    images: Float[Tensor, "P G 3 H W"],
+    prompts: list[str],
+    batch_size: int = AT_ONCE,
 ) -> Float[Tensor, "P G D"]:
     """Features of every image; without an encoder, of no width. `prompts` are for errors only."""
     if encoder is None:
         return images.new_zeros(*images.shape[:2], 0)
     check_images(images, prompts)
     P, G = images.shape[:2]
-    features = encoder(images.flatten(0, 1)).float()
-    if features.ndim != 2 or len(features) != P * G:
-        raise UserError(f"the encoder returned {tuple(features.shape)} for {P * G} images")
+    flat, parts = images.flatten(0, 1), []
+
+    def encode(rows: Int[Tensor, "N"]) -> None:
+        part = encoder(flat[rows]).float()
+        if part.ndim != 2 or len(part) != len(rows):
+            raise UserError(f"the encoder returned {tuple(part.shape)} for {len(rows)} images")
+        parts.append(part)
+
+    halving(encode, torch.arange(P * G), batch_size, field=FIELD)
+    features = torch.cat(parts)
     broken = (~features.isfinite()).any(1).nonzero()
     if len(broken):
         prompt = prompts[int(broken[0]) // G]

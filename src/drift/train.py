@@ -19,6 +19,7 @@ from drift.diagnostics import (
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
 from drift.methods.parts import State
+from drift.plan import changes, limit, plan, sizes
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.recipes import read_prompts
@@ -49,7 +50,7 @@ def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[
 class Run:
     """What a training holds: the parts, and the state that a checkpoint brings back."""
 
-    config: TrainConfig
+    config: TrainConfig  # with the batch sizes that were planned
     folder: Path
     model: PolicyModel
     learner: Learner
@@ -65,11 +66,12 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config)
     clock.lap("rollout")
 
-    pool_rewards = score(run.reward, pool.images, prompts)
+    at_once = config.sampling.scoring_batch_size
+    pool_rewards = score(run.reward, pool.images, prompts, at_once)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
     chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
-    features = embed(run.encoder, kept.images, prompts)
+    features = embed(run.encoder, kept.images, prompts, at_once)
     intrinsic = method.shaping(features, config.sampling.steps)
     advantages, run.method_state = method.advantage(
         rewards, intrinsic, method.shaping.weight, prompts, run.method_state
@@ -143,6 +145,10 @@ def start(config: TrainConfig, resume: bool) -> Run:
     run = Run(config, folder, model, learner, reward, encoder, method_state={}, finished=0)
     if resume:
         _restore(run)
+    run.config = plan(run.config, model, reward, encoder)
+    run.learner.micro_batch_size = run.config.optimizer.micro_batch_size
+    for line in changes(config, run.config):
+        tqdm.write(line)
     return run
 
 
@@ -155,14 +161,20 @@ def _restore(run: Run) -> None:
         state = load_checkpoint(valid[-1], run.model, run.learner.optimizer)
         run.method_state, run.learner.skipped = state["method"], state["skipped"]
         run.learner.scaler.load_state_dict(state["scaler"])
+        run.config = limit(run.config, state.get("batch_sizes", {}))
         run.finished = valid[-1].epoch
     truncate_metrics(run.folder, run.finished)
 
 
 def state_of(run: Run) -> dict[str, Any]:
     """What a checkpoint keeps beside weights and moments; all else follows from the counters."""
-    scaler = run.learner.scaler.state_dict()
-    return {"method": run.method_state, "scaler": scaler, "skipped": run.learner.skipped}
+    return {
+        "method": run.method_state,
+        "scaler": run.learner.scaler.state_dict(),
+        "skipped": run.learner.skipped,
+        "batch_sizes": sizes(run.config)
+        | {"optimizer.micro_batch_size": run.learner.micro_batch_size},
+    }
 
 
 def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:

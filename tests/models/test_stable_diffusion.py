@@ -197,12 +197,6 @@ def test_gradient_checkpointing_changes_no_gradient(folder):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-8)
 
 
-def test_decoding_a_few_at_a_time_gives_the_same_images(folder):
-    x = torch.randn(5, *load_model(str(folder)).latent_shape)
-    whole, parts = (load_model(str(folder), decode_batch=n).decode(x) for n in (5, 2))
-    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
-
-
 def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match="there is no file or folder"):
         load_model(str(tmp_path / "absent"))

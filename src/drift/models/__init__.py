@@ -15,7 +15,7 @@ def _stable_diffusion(folder: Path, **settings):
     return StableDiffusion(folder, **settings)
 
 
-# `model_index.json`'s class -> loader(folder, device, dtype, gradient_checkpointing, decode_batch)
+# `model_index.json`'s class -> loader(folder, device, dtype, gradient_checkpointing)
 MODELS: dict[str, Callable[..., PolicyModel]] = {"StableDiffusionPipeline": _stable_diffusion}
 
 

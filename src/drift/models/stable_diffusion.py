@@ -40,10 +40,8 @@ class StableDiffusion:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         gradient_checkpointing: bool = False,
-        decode_batch: int = 8,
     ):
-        """`decode_batch`: images decoded at once; the decoder, not the UNet, needs most memory."""
-        self.device, self.dtype, self.decode_batch = torch.device(device), dtype, decode_batch
+        self.device, self.dtype = torch.device(device), dtype
         self.pipe = _load_pipeline(folder, dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
@@ -162,13 +160,11 @@ class StableDiffusion:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Images in [0, 1], a few at a time."""
-        vae, parts = self.pipe.vae, []
-        for part in latents.split(self.decode_batch):
-            scaled = (part / vae.config.scaling_factor).to(self.device, vae.dtype)
-            decoded = vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
-            parts.append((decoded.float() / 2 + 0.5).clamp(0, 1).contiguous())
-        return torch.cat(parts)
+        """Images in [0, 1], all at once."""
+        vae = self.pipe.vae
+        scaled = (latents / vae.config.scaling_factor).to(self.device, vae.dtype)
+        decoded = vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
 
 
 def _load_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
