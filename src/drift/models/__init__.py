@@ -10,9 +10,9 @@ from drift.types import PolicyModel
 
 
 def _stable_diffusion(folder: Path, **settings):
-    from drift.models.stable_diffusion import StableDiffusion
+    from drift.models.stable_diffusion import load
 
-    return StableDiffusion(folder, **settings)
+    return load(folder, **settings)
 
 
 # `model_index.json`'s class -> loader(folder, device, dtype, gradient_checkpointing)

@@ -36,13 +36,13 @@ class StableDiffusion:
 
     def __init__(
         self,
-        folder: Path,
+        pipe: StableDiffusionPipeline,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         gradient_checkpointing: bool = False,
     ):
-        self.device, self.dtype = torch.device(device), dtype
-        self.pipe = _load_pipeline(folder, dtype)
+        """`pipe` is in `dtype` already."""
+        self.pipe, self.device, self.dtype = pipe, torch.device(device), dtype
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
@@ -167,11 +167,13 @@ class StableDiffusion:
         return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
 
 
-def _load_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+def load(folder: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion:
+    """The model in a diffusers folder."""
     try:
-        return StableDiffusionPipeline.from_pretrained(
+        pipe = StableDiffusionPipeline.from_pretrained(
             folder, safety_checker=None, requires_safety_checker=False, dtype=dtype
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
+    return StableDiffusion(pipe, dtype=dtype, **settings)
