@@ -41,8 +41,8 @@ fix: $(STAMP) ## apply the lint fixes and the formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(STAMP) ## run the benchmarks
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP) ## count memory; ARGS='epochs --device cuda' times the paper's recipe
+	$(BIN)/python -m benchmarks $(or $(ARGS),memory)
 
 clean: ## remove caches and build products; keeps .venv and runs
 	rm -rf .cache .hypothesis build dist

@@ -1,0 +1,5 @@
+"""What a run of the paper's size takes, with random weights in the published shapes.
+
+python -m benchmarks memory                 # counted, on any machine, without the weights' memory
+python -m benchmarks epochs --device cuda   # run: two epochs of the paper's recipe
+"""

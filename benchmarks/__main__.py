@@ -1,0 +1,29 @@
+"""The command line of the benchmarks."""
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    memory = commands.add_parser("memory", help="what each stage takes, counted; any machine")
+    epochs = commands.add_parser("epochs", help="epochs of the paper's recipe, random weights")
+    for command in (memory, epochs):
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    epochs.add_argument("--device", default="auto")
+    epochs.add_argument("--size", default="full", choices=["full", "tiny"])
+    epochs.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    args = parser.parse_args()
+    if args.command == "memory":
+        from benchmarks.memory import report
+
+        report(args.overrides)
+    else:
+        from benchmarks.epochs import run
+
+        run(args.out, args.size, args.device, args.overrides)
+
+
+if __name__ == "__main__":
+    main()
