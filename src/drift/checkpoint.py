@@ -57,7 +57,7 @@ def save_checkpoint(
     model.save_adapter(partial)
     moments = optimizer.state_dict()["state"]
     flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
-    save_file({k: v.contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
+    save_file({k: v.cpu().contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
     (partial / "state.json").write_text(json.dumps(state or {}))
     files = {file.name: checksum(file) for file in sorted(partial.iterdir())}
     manifest = {"epoch": epoch, "files": files}

@@ -81,9 +81,10 @@ class StableDiffusion:
     def save_adapter(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which plain diffusers loads."""
         config = self.pipe.unet.peft_config["default"]
+        weights = {k: v.cpu() for k, v in get_peft_model_state_dict(self.pipe.unet).items()}
         StableDiffusionPipeline.save_lora_weights(
             folder,
-            unet_lora_layers=get_peft_model_state_dict(self.pipe.unet),
+            unet_lora_layers=weights,
             unet_lora_adapter_metadata=config.to_dict(),
         )
 
