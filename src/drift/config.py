@@ -97,7 +97,7 @@ class OptimizerConfig:
 class WorkerConfig:
     """The rewards in a process of their own, if they have a time limit; else in this one."""
 
-    timeout: float = 0.0  # seconds for the rewards of one call, of an epoch's images; 0: no worker
+    timeout: float = 0.0  # seconds for the rewards of one call, of a batch; 0: no worker
     loading: float = 600.0  # seconds for imports and weights
     threads: int = 0  # CPU threads; 0: as many as this process has
     device: str = "cpu"
