@@ -71,6 +71,22 @@ def _demo(args: argparse.Namespace) -> None:
     print(f"open {demo(args.out, args.overrides)}")
 
 
+def _reproduce(args: argparse.Namespace) -> None:
+    from drift.reproduce import reproduce
+
+    for page in reproduce(
+        args.study,
+        world=args.world,
+        budget=args.budget,
+        seeds=args.seeds,
+        out=args.out,
+        at_once=args.jobs,
+        dry_run=args.dry_run,
+        overrides=args.overrides,
+    ):
+        print(f"open {page}")
+
+
 def _parser() -> argparse.ArgumentParser:
     from drift import __version__
 
@@ -147,6 +163,17 @@ def _pretrain_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
 
 
+def _reproduce_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("study", help="table1, sampling, noise, frontier or collapse")
+    _overrides(p)
+    p.add_argument("--world", default="menagerie", help="menagerie, or sd15 (wants a GPU)")
+    p.add_argument("--budget", default="small", help="small or paper")
+    p.add_argument("--seeds", type=int, default=2, help="training seeds, from the recipe's on")
+    p.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of all studies")
+    p.add_argument("--jobs", type=int, help="runs at a time; default 2, or 1 on a GPU")
+    p.add_argument("--dry-run", action="store_true", help="print the plan and its cost, and stop")
+
+
 COMMANDS = {
     "demo": (
         _demo,
@@ -173,6 +200,11 @@ COMMANDS = {
         _generate,
         _generate_arguments,
         "draw pictures with a run's LoRA, or with a model",
+    ),
+    "reproduce": (
+        _reproduce,
+        _reproduce_arguments,
+        "a study of the paper: its runs, their evaluation, a page for each reward",
     ),
     "pretrain": (
         _pretrain,

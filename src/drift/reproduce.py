@@ -1,0 +1,136 @@
+"""`drift reproduce STUDY`: the runs of a study, their evaluation, and a page for each reward.
+
+Whatever is complete is left as it is, so an interrupted study goes on by the same command, and
+studies that have runs in common make them once.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from drift.checkpoint import list_checkpoints
+from drift.processes import run_all
+from drift.report.runs import evaluation_folder
+from drift.studies import STUDIES, Planned, cost, plan_runs
+from drift.tracking import read_metrics
+
+
+def finished(run: Planned) -> bool:
+    """Whether its last checkpoint is there."""
+    valid, _ = list_checkpoints(run.folder)
+    return bool(valid) and valid[-1].epoch >= run.config.epochs
+
+
+def tell(name: str, runs: Sequence[Planned], at_once: int) -> list[str]:
+    """The plan and its cost, in lines."""
+    todo = [run for run in runs if not finished(run)]
+    lines = [f"{name}: {STUDIES[name].shows}"]
+    for run in runs:
+        state = "to do" if run in todo else "done"
+        lines.append(f"  {run.name:40} {run.config.epochs} epochs, {state}")
+    costs = [cost(run.config) for run in todo]
+    images = sum(c.images for c in costs)
+    network = sum(c.network_evaluations for c in costs)
+    lines.append(
+        f"to train: {len(todo)} of {len(runs)} runs, {images:,} images sampled and scored, "
+        f"{network:,} rows through the denoiser, {at_once} at a time"
+    )
+    seconds = seconds_an_epoch(runs)
+    if todo and seconds:
+        hours = seconds * sum(run.config.epochs for run in todo) / at_once / 3600
+        lines.append(f"time: about {hours:.1f} h, by the {seconds:.1f} s an epoch of runs so far")
+    return lines
+
+
+def seconds_an_epoch(runs: Sequence[Planned]) -> float | None:
+    """Mean over what has been trained already; None if nothing has."""
+    spent = {
+        (run.name, line["epoch"]): sum(line["seconds"].values())
+        for run in runs
+        for line in read_metrics(run.folder)
+    }
+    return sum(spent.values()) / len(spent) if spent else None
+
+
+def reproduce(
+    name: str,
+    *,
+    world: str = "menagerie",
+    budget: str = "small",
+    seeds: int = 2,
+    out: Path = Path("runs/studies"),
+    at_once: int | None = None,
+    dry_run: bool = False,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Make what is missing of a study; returns a page for each reward.
+
+    `at_once`: runs at a time; by default two of one thread each, or one on a CUDA device.
+    """
+    on_card = torch.cuda.is_available()
+    at_once = at_once or (1 if on_card else 2)
+    threads = [] if on_card else ["threads=1"]
+    runs = plan_runs(name, world, budget, seeds, out, [*threads, *overrides])
+    for line in tell(name, runs, at_once):
+        say(line)
+    if dry_run:
+        return []
+    start, logs = time.perf_counter(), out / f"{world}-{budget}" / "logs"
+    _train([run for run in runs if not finished(run)], logs, at_once)
+    _evaluate(runs, logs, at_once)
+    pages = _compare(name, runs, out / f"{world}-{budget}" / name, logs)
+    say(f"{name}: done, {(time.perf_counter() - start) / 60:.1f} minutes now")
+    return pages
+
+
+def _train(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
+    commands = {}
+    for run in runs:
+        resume = ["--resume"] if (run.folder / "config.yaml").exists() else []
+        commands[f"train-{run.name}"] = ["train", run.recipe, *run.overrides, "--quiet", *resume]
+    before = {run.name: len(read_metrics(run.folder)) for run in runs}
+    total = sum(run.config.epochs * run.config.optimizer.updates_per_epoch for run in runs)
+    with tqdm(total=total, initial=sum(before.values()), desc="training", unit="update") as bar:
+
+        def watch() -> None:
+            bar.update(sum(len(read_metrics(run.folder)) for run in runs) - bar.n)
+
+        run_all(logs, commands, at_once=at_once, watch=watch)
+
+
+def _evaluate(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
+    """The base model once, then every checkpoint of every run."""
+    first = str(runs[0].folder)
+    base = {"evaluate-base": ["evaluate", first, "--checkpoints", "base"]}
+    run_all(logs, base, at_once=1)
+    expected = [
+        evaluation_folder(run.folder, checkpoint.epoch)
+        for run in runs
+        for checkpoint in list_checkpoints(run.folder)[0]
+    ]
+    commands = {
+        f"evaluate-{run.name}": [
+            *("evaluate", str(run.folder), "--checkpoints", "all", "--base", first)
+        ]
+        for run in runs
+    }
+    with tqdm(total=len(expected), desc="judging", unit="checkpoint") as bar:
+
+        def watch() -> None:
+            bar.update(sum((folder / "metrics.json").exists() for folder in expected) - bar.n)
+
+        run_all(logs, commands, at_once=at_once, watch=watch)
+
+
+def _compare(name: str, runs: Sequence[Planned], out: Path, logs: Path) -> list[Path]:
+    pages = []
+    for reward in dict.fromkeys(run.config.reward for run in runs):
+        folders = [str(run.folder) for run in runs if run.config.reward == reward]
+        command = ["compare", *folders, "--out", str(out / reward)]
+        run_all(logs, {f"compare-{name}-{reward}": command}, at_once=1)
+        pages.append(out / reward / "report.html")
+    return pages
