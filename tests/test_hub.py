@@ -18,11 +18,18 @@ class Ranged(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT, from the byte that is asked for; `asked` keeps the Range headers."""
 
     content, asked, cut = CONTENT, [], None  # cut: so many bytes, and the connection ends
+    tells_length = True  # with a 416
 
     def do_GET(self):
         asked = self.headers.get("Range")
         self.asked.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start and start >= len(self.content):
+            self.send_response(416)
+            if self.tells_length:
+                self.send_header("Content-Range", f"bytes */{len(self.content)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         body = self.content[start:]
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -93,6 +100,28 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     download(f"{address}/weights.pt", file)
     assert file.read_bytes() == CONTENT
     assert handler.asked == [None, "bytes=1000-"]
+
+
+def test_a_download_killed_before_its_rename_is_complete(server, tmp_path):
+    handler, address = server
+    file, partial = tmp_path / "weights.pt", tmp_path / "weights.pt.partial"
+    partial.write_bytes(CONTENT)
+    download(f"{address}/weights.pt", file)
+    assert file.read_bytes() == CONTENT and not partial.exists()
+    assert handler.asked == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize(("more", "tells_length"), [(b"more", True), (b"", False)])
+def test_a_partial_that_may_be_of_another_file_is_fetched_anew(
+    server, tmp_path, more, tells_length
+):
+    handler, address = server
+    handler.tells_length = tells_length
+    file, held = tmp_path / "weights.pt", b"x" * len(CONTENT) + more
+    (tmp_path / "weights.pt.partial").write_bytes(held)
+    download(f"{address}/weights.pt", file)
+    assert file.read_bytes() == CONTENT
+    assert handler.asked == [f"bytes={len(held)}-", None]
 
 
 def test_a_cut_connection_is_one_clear_error(server):

@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import shutil
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -129,18 +130,30 @@ def download(url: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     done = partial.stat().st_size if partial.exists() else 0
+    try:
+        _append(url, partial, done)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not done:  # 416: there is nothing from that byte on
+            raise
+        if error.headers.get("Content-Range") != f"bytes */{done}":  # nor was it the last byte
+            _append(url, partial, 0)
+    partial.replace(file)
+
+
+def _append(url: str, partial: Path, done: int) -> None:
+    """Fetch `url` from byte `done` on, which is as much as `partial` has, or all of it anew."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         done = done if answer.status == 206 else 0  # 200: the server begins anew
         total = done + int(answer.headers.get("Content-Length", 0))
-        bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name)
+        name = partial.name.removesuffix(".partial")
+        bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name)
         with partial.open("ab" if done else "wb") as out, bar:
             while chunk := answer.read(1 << 20):
                 out.write(chunk)
                 bar.update(len(chunk))
     if total and partial.stat().st_size != total:
         raise OSError(f"the connection ended at {partial.stat().st_size} of {total} bytes")
-    partial.replace(file)
 
 
 def _unpack(archive: Path, target: Path) -> None:
