@@ -55,7 +55,17 @@ def test_smoke_trains_the_shipped_model_by_every_method(method, capsys, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "doctor", "evaluate", "compare", "generate", "pretrain", "demo", "reproduce"],
+    [
+        "train",
+        "fetch",
+        "doctor",
+        "evaluate",
+        "compare",
+        "generate",
+        "pretrain",
+        "demo",
+        "reproduce",
+    ],
 )
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as done:

@@ -9,7 +9,7 @@ import pytest
 
 from drift import hub
 from drift.errors import UserError
-from drift.hub import SHIPPED, Weights, download, locate
+from drift.hub import SHIPPED, Fallback, Weights, download, files_of, find, locate
 
 CONTENT = bytes(range(256)) * 40
 
@@ -18,11 +18,18 @@ class Ranged(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT, from the byte that is asked for; `asked` keeps the Range headers."""
 
     content, asked, cut = CONTENT, [], None  # cut: so many bytes, and the connection ends
+    tells_length = True  # with a 416
 
     def do_GET(self):
         asked = self.headers.get("Range")
         self.asked.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if start and start >= len(self.content):
+            self.send_response(416)
+            if self.tells_length:
+                self.send_header("Content-Range", f"bytes */{len(self.content)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         body = self.content[start:]
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -95,6 +102,28 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     assert handler.asked == [None, "bytes=1000-"]
 
 
+def test_a_download_killed_before_its_rename_is_complete(server, tmp_path):
+    handler, address = server
+    file, partial = tmp_path / "weights.pt", tmp_path / "weights.pt.partial"
+    partial.write_bytes(CONTENT)
+    download(f"{address}/weights.pt", file)
+    assert file.read_bytes() == CONTENT and not partial.exists()
+    assert handler.asked == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize(("more", "tells_length"), [(b"more", True), (b"", False)])
+def test_a_partial_that_may_be_of_another_file_is_fetched_anew(
+    server, tmp_path, more, tells_length
+):
+    handler, address = server
+    handler.tells_length = tells_length
+    file, held = tmp_path / "weights.pt", b"x" * len(CONTENT) + more
+    (tmp_path / "weights.pt.partial").write_bytes(held)
+    download(f"{address}/weights.pt", file)
+    assert file.read_bytes() == CONTENT
+    assert handler.asked == [f"bytes={len(held)}-", None]
+
+
 def test_a_cut_connection_is_one_clear_error(server):
     handler, address = server
     handler.cut = 1000
@@ -110,6 +139,17 @@ def test_an_archive_is_unpacked_and_dropped(server, tmp_path):
     folder = locate(f"{address}/a.zip", field="encoder")
     assert (folder / "inner" / "config.json").read_text() == "{}"
     assert sorted(p.name for p in folder.parent.iterdir()) == ["a"]
+
+
+def test_an_archive_that_is_here_is_unpacked_offline(server, tmp_path, monkeypatch):
+    downloads = tmp_path / "cache" / "downloads"
+    downloads.mkdir(parents=True)
+    with zipfile.ZipFile(downloads / "a.zip", "w") as archive:
+        archive.writestr("config.json", "{}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    weights = Weights("http://nowhere/a.zip")
+    assert find(weights) is None
+    assert locate(weights, field="encoder") == find(weights) == downloads / "a"
 
 
 def test_an_archive_that_leads_outside_itself_writes_nothing(server, tmp_path):
@@ -133,3 +173,63 @@ def test_offline_forbids_urls_too(server, monkeypatch):
 def test_the_cache_is_where_drift_cache_says(monkeypatch):
     monkeypatch.setenv("DRIFT_CACHE", "/somewhere")
     assert hub.cache_folder() == Path("/somewhere")
+
+
+def test_find_asks_no_network(server, tmp_path):
+    handler, address = server
+    assert find(Weights("menagerie/model")) == SHIPPED / "model"
+    assert find(Weights("./absent")) is find(Weights("menagerie/absent")) is None
+    weights = Weights(f"{address}/weights.pt")
+    assert find(weights) is None and not handler.asked
+    assert locate(weights, field="reward") == find(weights)
+    assert len(handler.asked) == 1
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """The snapshot's folder of "a/b" in a cache as huggingface_hub lays it out: links to blobs."""
+    repo = tmp_path / "hub" / "models--a--b"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    for folder in (snapshot / "inner", repo / "blobs", repo / "refs"):
+        folder.mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    for name in ("config.json", "model.safetensors", "inner/w.bin", "README.md", ".hidden.json"):
+        blob = repo / "blobs" / name.replace("/", "-")
+        blob.write_text(name)
+        (snapshot / name).symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_snapshot_in_the_hubs_cache_is_found_if_nothing_of_it_is_lacking(cached):
+    assert find(Weights("a/b")) == find(Weights("a/b", ("*.json", "inner/*"))) == cached
+    assert find(Weights("a/b", ("*.json", "vocab.txt"))) is None
+    assert find(Weights("a/c")) is None
+
+
+def test_the_files_that_count(cached):
+    def named(*patterns: str) -> list[str]:
+        return list(files_of(Weights("a/b", patterns), cached))
+
+    assert named() == ["config.json", "inner/w.bin", "model.safetensors"]
+    assert named("model.*", "inner/*") == ["inner/w.bin", "model.safetensors"]
+    assert named("vae/*") == named()  # another's layout
+    alone = cached / "README.md"
+    assert files_of(Weights("x"), alone) == {"README.md": alone}
+
+
+def test_a_fallback_is_needed_where_its_files_are_not(tmp_path):
+    fallback = Fallback(Weights("a/tokenizer"), unless=("vocab.json", "inner/vocab.json"))
+    (tmp_path / "w.pt").touch()
+    first = Weights("a/b")
+    for path in (tmp_path, tmp_path / "w.pt"):
+        assert fallback.is_needed(first, path) and fallback.beside(path) is None
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "vocab.json").touch()
+    for path in (tmp_path, tmp_path / "w.pt"):
+        assert not fallback.is_needed(first, path)
+        assert fallback.beside(path) == tmp_path / "inner" / "vocab.json"
+    # Before the first are here: only if they certainly come without.
+    assert fallback.is_needed(Weights("a/b", ("w.pt",)), None)
+    assert not fallback.is_needed(Weights("a/b", ("w.pt", "*.json")), None)
+    assert not fallback.is_needed(first, None)

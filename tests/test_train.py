@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.recipes import load_recipe
@@ -184,6 +186,44 @@ def test_a_folder_holds_one_run(config):
         train(config("grpo"), progress=False)
     with pytest.raises(UserError, match="other method"):
         train(config("drift"), resume=True, progress=False)
+
+
+@pytest.fixture
+def own_model(tiny_model, tmp_path):
+    """A copy of the tiny model, to be changed."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_a_run_records_its_weights_and_goes_on_with_no_others(config, own_model, tiny_model):
+    own = [f"model.name={own_model}", "epochs=1"]
+    run = train(config("grpo", "run", *own), progress=False)
+    written = json.loads((run / "environment.json").read_text())["weights"]
+    assert list(written) == ["model", "reward pickscore-tiny", "encoder dreamsim-tiny"]
+    assert "unet/diffusion_pytorch_model.safetensors" in written["model"][0]["sha256"]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    file = own_model / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, file)
+    told = "cannot resume .*: model, vae/diffusion_pytorch_model.safetensors of .* [(]then .*, now "
+    with pytest.raises(UserError, match=told) as error:
+        train(config("grpo", "run", *own, "epochs=2"), resume=True, progress=False)
+    assert "\n" not in str(error.value) and "unet" not in str(error.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    shutil.copy(tiny_model / "vae" / file.name, file)
+    train(config("grpo", "run", *own, "epochs=2"), resume=True, progress=False)
+    assert read_metrics(run)[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("written", [None, "{}"])
+def test_a_run_from_before_weights_were_recorded_goes_on(config, written):
+    run = train(config("grpo", "run", "epochs=1"), progress=False)
+    (run / "environment.json").unlink()
+    if written:
+        (run / "environment.json").write_text(written)
+    train(config("grpo"), resume=True, progress=False)
+    assert read_metrics(run)[-1]["epoch"] == 2
 
 
 def test_an_output_that_cannot_be_written_is_named(config, tmp_path):

@@ -4,7 +4,6 @@ A checkpoint is written under a temporary name, synced, given a manifest with ch
 renamed into place. Only safetensors and JSON: nothing is unpickled.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from drift.checksums import checksum
 from drift.errors import UserError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -26,12 +26,6 @@ class Checkpoint:
 
     folder: Path
     epoch: int  # epochs finished
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

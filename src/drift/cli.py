@@ -19,6 +19,15 @@ def _train(args: argparse.Namespace) -> None:
     print(f"wrote {run}")
 
 
+def _fetch(args: argparse.Namespace) -> None:
+    from drift.fetch import fetch
+    from drift.recipes import load_recipe
+
+    failed = fetch(load_recipe(args.recipe, args.overrides), dry_run=args.list)
+    if failed:
+        raise UserError(f"{failed} of these could not be fetched; see above")
+
+
 def _doctor(args: argparse.Namespace) -> None:
     from drift.doctor import examine
     from drift.recipes import load_recipe
@@ -125,6 +134,12 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _fetch_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="as for train")
+    _overrides(p)
+    p.add_argument("--list", action="store_true", help="only tell what is needed, and what is here")
+
+
 def _doctor_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", help="as for train")
     _overrides(p)
@@ -181,6 +196,11 @@ COMMANDS = {
         "GRPO and DRIFT on the embedded world: one page, minutes, two cores",
     ),
     "train": (_train, _train_arguments, "fine-tune a model with a recipe"),
+    "fetch": (
+        _fetch,
+        _fetch_arguments,
+        "download all weights that a recipe's training and evaluation need",
+    ),
     "doctor": (
         _doctor,
         _doctor_arguments,

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from drift.errors import UserError, refuse
 from drift.methods.parts import Method
-from drift.reward_names import canonical
+from drift.reward_names import canonical, with_components
 
 STRICT = ConfigDict(extra="forbid")
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
@@ -179,6 +179,16 @@ class TrainConfig:
     @property
     def samples_per_update(self) -> int:
         return self.images_kept // self.optimizer.updates_per_epoch
+
+    @property
+    def judging_rewards(self) -> list[str]:
+        """Of an evaluation, each once."""
+        return list(dict.fromkeys(self.evaluation.rewards or with_components(self.reward)))
+
+    @property
+    def judging_encoders(self) -> list[str]:
+        """Of an evaluation."""
+        return [name for name in self.evaluation.encoders or (self.encoder,) if name]
 
 
 def read_yaml(path: Path) -> dict:

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.checkpoint import LORA_FILE, Checkpoint
+from drift.checksums import joint_checksum
 from drift.config import EvaluateConfig, TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
@@ -28,14 +29,13 @@ from drift.hub import SHIPPED
 from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
-from drift.models import locate_model
+from drift.models import locate_model, model_files
 from drift.pixels import to_pixels
 from drift.policy import load_policy, pick_device, put_adapter
 from drift.recipes import read_prompts
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, webp
-from drift.reward_names import with_components
 from drift.rewards import check_rewards
 from drift.rollout import rollout
 from drift.scoring import open_rewards
@@ -107,11 +107,9 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
     prompts = read_prompts(name, field="evaluation.prompts")
     _check(asked)
-    encoders = [name for name in asked.encoders or (config.encoder,) if name]
-    if not encoders:
+    if not config.judging_encoders:
         raise UserError("evaluation.encoders: diversity needs at least one encoder")
-    rewards = asked.rewards or with_components(config.reward)
-    check_rewards(rewards)
+    check_rewards(config.judging_rewards)
     return {
         "prompts": prompts,
         "images_per_prompt": asked.images_per_prompt,
@@ -119,8 +117,8 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         "steps": asked.steps,
         "guidance_scale": asked.guidance_scale,
         "eta": asked.eta,
-        "rewards": list(dict.fromkeys(rewards)),
-        "encoders": encoders,
+        "rewards": config.judging_rewards,
+        "encoders": config.judging_encoders,
         "judge": probed and any(map(animal_of, prompts)),
     }
 
@@ -190,7 +188,7 @@ def evaluate(
     model_folder, probe_folder = locate_model(config.model.name), SHIPPED / "probe"
     wanted = {
         "settings": settings_of(config, probed=probe_folder.is_dir()),
-        "model": {"name": config.model.name, "sha256": runs.model_sha256(model_folder)},
+        "model": {"name": config.model.name, "sha256": joint_checksum(model_files(model_folder))},
         "adapter": None,
     }
     conditioning = config.method.conditioning.at_test()
@@ -200,7 +198,7 @@ def evaluate(
 
     jobs: list[tuple[Path, Checkpoint | None, dict[str, Any]]] = [(base_folder, None, wanted)]
     for checkpoint in chosen:
-        checksum = runs.sha256([checkpoint.folder / LORA_FILE])
+        checksum = joint_checksum([checkpoint.folder / LORA_FILE])
         adapter = {"epoch": checkpoint.epoch, "sha256": checksum}
         if conditioning != CleanPrompt():
             adapter["conditioning"] = asdict(conditioning)

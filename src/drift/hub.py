@@ -3,10 +3,11 @@
 import fnmatch
 import os
 import shutil
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from drift.errors import UserError
 
 SHIPPED = Path(str(files("drift"))) / "menagerie" / "weights"
 TIMEOUT = 60  # seconds without a byte before a download is given up
+# What loaders read; else a folder may hold pictures, a README, a repository's own files.
+SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tar", ".json", ".txt"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Weights:
     """Published weights, and what a person should know before fetching them."""
 
     repo: str  # hub id; URL of a file or .zip; or "menagerie/PART", which is shipped
-    files: tuple[str, ...] = ()  # needed of a hub repository, as glob patterns; empty: all
+    files: tuple[str, ...] = ()  # needed of a repository or archive, as glob patterns; empty: all
     size: str = ""  # of what is needed, "3.9 GB"
     licence: str = ""
 
@@ -35,11 +38,42 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """Weights that a loader takes from elsewhere where its own folder comes without them."""
+
+    weights: Weights
+    unless: tuple[str, ...]  # paths in that folder; any one of them makes `weights` needless
+
+    def beside(self, path: Path) -> Path | None:
+        """What makes it needless in the folder `path`, or beside the file `path`."""
+        folder = path if path.is_dir() else path.parent
+        return next((folder / name for name in self.unless if (folder / name).is_file()), None)
+
+    def is_needed(self, first: Weights, path: Path | None) -> bool:
+        """Whether a part with these `first` weights, at `path` if they are here, needs it.
+
+        Until they are here, only if what is fetched of them certainly brings none of `unless`.
+        """
+        if path is not None:
+            return self.beside(path) is None
+        brought = [name for name in self.unless for p in first.files if fnmatch.fnmatch(name, p)]
+        return bool(first.files) and not brought
+
+
+@dataclass(frozen=True)
 class Part:
-    """How a reward or encoder loads: `load(*paths, device=...)`, a path for each of `weights`."""
+    """How a reward or encoder loads: `load(*paths, device=...)`, a path for each of `weights`.
+
+    `fallbacks` are what the loader looks for itself, beside the first of them.
+    """
 
     load: Callable[..., Any]
     weights: tuple[Weights, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+
+    def own(self, repo: str) -> "Part":
+        """The same part with other first weights, of which only the name is known."""
+        return replace(self, weights=(Weights(repo), *self.weights[1:]))
 
 
 def cache_folder() -> Path:
@@ -66,6 +100,42 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~", "menagerie/"))
 
 
+def is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def find(weights: Weights) -> Path | None:
+    """The local folder or file of `weights`, if they are here and complete; asks no network."""
+    here = find_local(weights.repo)
+    if here is not None:
+        return here
+    if is_url(weights.repo):
+        _, target = _places(weights.repo)
+        return target if target.exists() else None
+    if not is_hub_id(weights.repo):
+        return None
+    try:
+        folder = _snapshot(weights, local_files_only=True)
+    except Exception:  # noqa: BLE001 - of several kinds, and all say that it is not here
+        return None
+    return None if _lacking(weights, folder) else folder
+
+
+def files_of(weights: Weights, path: Path) -> dict[str, Path]:
+    """The files that count of `weights`, which lie at `path`, by their names in it, sorted.
+
+    A file is itself. Of a folder the files that `weights` name; if they name none, or it has none
+    of these, all that a loader might read.
+    """
+    if path.is_file():
+        return {path.name: path}
+    held = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    named = {name for pattern in weights.files for name in fnmatch.filter(held, pattern)}
+    hidden = {name for name in held if name.startswith(".") or "/." in name}
+    readable = {name for name in held.keys() - hidden if held[name].suffix in SUFFIXES}
+    return {name: held[name] for name in sorted(named or readable)}
+
+
 def locate(weights: Weights | str, *, field: str) -> Path:
     """The local folder or file of `weights`; what is not here is downloaded, and kept.
 
@@ -75,7 +145,7 @@ def locate(weights: Weights | str, *, field: str) -> Path:
     name, here = weights.repo, find_local(weights.repo)
     if here is not None:
         return here
-    if name.startswith(("http://", "https://")):
+    if is_url(name):
         return _from_url(weights, field)
     if not is_hub_id(name):
         raise UserError(f"{field}: there is no file or folder '{name}'")
@@ -91,28 +161,48 @@ def missing(weights: Weights, field: str, reason: object) -> UserError:
     )
 
 
-def _from_hub(weights: Weights, field: str) -> Path:
-    """The snapshot's folder in the hub's own cache, complete as far as `weights.files` go."""
+def _snapshot(weights: Weights, *, local_files_only: bool = False) -> Path:
+    """A repository's folder in the hub's own cache; offline, with what there is of it."""
     from huggingface_hub import snapshot_download
 
+    patterns = list(weights.files) or None
+    return Path(
+        snapshot_download(weights.repo, allow_patterns=patterns, local_files_only=local_files_only)
+    )
+
+
+def _lacking(weights: Weights, folder: Path) -> list[str]:
+    """The patterns of `weights` that nothing in `folder` fits."""
+    held = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    return [pattern for pattern in weights.files if not fnmatch.filter(held, pattern)]
+
+
+def _from_hub(weights: Weights, field: str) -> Path:
+    """The snapshot's folder, complete as far as `weights.files` go."""
     try:
-        folder = Path(snapshot_download(weights.repo, allow_patterns=list(weights.files) or None))
+        folder = _snapshot(weights)
     except Exception as error:  # offline, gated, missing: the hub has many noes
         raise missing(weights, field, error) from error
-    held = [str(path.relative_to(folder)) for path in folder.rglob("*")]
-    for pattern in weights.files:  # offline, the hub returns what it has of a snapshot
-        if not fnmatch.filter(held, pattern):
-            raise missing(weights, field, f"the copy in {folder} lacks {pattern}")
+    for pattern in _lacking(weights, folder):
+        raise missing(weights, field, f"the copy in {folder} lacks {pattern}")
     return folder
 
 
+def _places(url: str) -> tuple[Path, Path]:
+    """In our own cache: where `url` is downloaded to, and what it is in the end.
+
+    The two differ for an archive, which ends as the folder that it was unpacked to.
+    """
+    file = cache_folder() / "downloads" / url.rpartition("/")[2]
+    return file, file.with_suffix("") if file.suffix == ".zip" else file
+
+
 def _from_url(weights: Weights, field: str) -> Path:
-    """The downloaded file, or the folder an archive was unpacked to, in our own cache."""
-    file = cache_folder() / "downloads" / weights.repo.rpartition("/")[2]
-    target = file.with_suffix("") if file.suffix == ".zip" else file
+    """The downloaded file, or the folder an archive was unpacked to."""
+    file, target = _places(weights.repo)
     if target.exists():
         return target
-    if offline():
+    if offline() and not file.exists():
         raise missing(weights, field, "HF_HUB_OFFLINE is set")
     try:
         if not file.exists():
@@ -129,18 +219,30 @@ def download(url: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     done = partial.stat().st_size if partial.exists() else 0
+    try:
+        _append(url, partial, done)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not done:  # 416: there is nothing from that byte on
+            raise
+        if error.headers.get("Content-Range") != f"bytes */{done}":  # nor was it the last byte
+            _append(url, partial, 0)
+    partial.replace(file)
+
+
+def _append(url: str, partial: Path, done: int) -> None:
+    """Fetch `url` from byte `done` on, which is as much as `partial` has, or all of it anew."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         done = done if answer.status == 206 else 0  # 200: the server begins anew
         total = done + int(answer.headers.get("Content-Length", 0))
-        bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name)
+        name = partial.name.removesuffix(".partial")
+        bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name)
         with partial.open("ab" if done else "wb") as out, bar:
             while chunk := answer.read(1 << 20):
                 out.write(chunk)
                 bar.update(len(chunk))
     if total and partial.stat().st_size != total:
         raise OSError(f"the connection ended at {partial.stat().st_size} of {total} bytes")
-    partial.replace(file)
 
 
 def _unpack(archive: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from drift.diagnostics import (
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
 from drift.methods.parts import State
+from drift.needs import record, refuse_others
 from drift.plan import changes, limit, plan, sizes
 from drift.policy import add_adapter, load_policy, pick_device
 from drift.preflight import check_replay, check_schedule
@@ -34,6 +35,7 @@ from drift.tracking import (
 )
 from drift.types import ImageEncoder, PolicyModel, Reward
 from drift.update import Learner, update_policy
+from drift.weights import read_json
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
@@ -104,7 +106,11 @@ ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}}
 
 
 def open_run(config: TrainConfig, resume: bool) -> Path:
-    """The run folder, new or continued; refuses one that holds another run."""
+    """The run folder, new or continued; refuses one that holds another run.
+
+    Every part is loaded by now, so all weights are here. Runs from before these were recorded are
+    taken on trust.
+    """
     run = Path(config.output)
     if resume:
         before = load_run_config(run)
@@ -112,14 +118,17 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
         changed = [key for key in old if old[key] != new[key]]
         if changed:
             raise UserError(f"cannot resume {run}: its config.yaml has other {', '.join(changed)}")
-
+        written = read_json(run / "environment.json", field="output")
+        if "weights" in written:
+            refuse_others(run, written["weights"], record(config))
         return run
     if (run / "config.yaml").exists():
         raise UserError(f"output: {run} already holds a run; use --resume, or another output=DIR")
+    described = json.dumps(environment() | {"weights": record(config)}, indent=1)
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        (run / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (run / "environment.json").write_text(described, encoding="utf-8")
+        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")  # now it is a run
     except OSError as error:
         raise UserError(f"output: cannot write to {run}: {error.strerror}") from error
     return run

@@ -3,6 +3,7 @@ import torch
 
 from drift.errors import UserError
 from drift.rewards import load_reward
+from drift.rewards.custom import source_file
 from drift.scoring import score
 
 MODULE = """
@@ -78,3 +79,11 @@ def test_the_current_directory_shadows_nothing(module, tmp_path):
     (tmp_path / "colorsys.py").write_text("def my_reward(images, prompts): ...")
     with pytest.raises(UserError, match="colorsys.py has no 'my_reward'"):  # Python's own
         load_reward("colorsys:my_reward")
+
+
+def test_the_source_file_is_found_before_and_after_the_import(module, tmp_path):
+    name = f"{module}:brightness"
+    assert source_file(name) == tmp_path / f"{module}.py"
+    load_reward(name)
+    assert source_file(name) == tmp_path / f"{module}.py"
+    assert source_file("sys:exit") is source_file("not_there:f") is None  # built in; nowhere

@@ -15,29 +15,19 @@ from typing import Any
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Weights, locate
+from drift.hub import Fallback, Weights, locate
 from drift.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from drift.weights import read_weights
 
-ADDRESS = "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints"
-ENSEMBLE = Weights(f"{ADDRESS}/dreamsim_ensemble_checkpoint.zip", (), "about 0.8 GB", "MIT")
-SINGLE = {  # sizes are reckoned from parameters, not read off the files
-    "dino_vitb16": Weights(
-        f"{ADDRESS}/dreamsim_dino_vitb16_checkpoint.zip", (), "about 0.1 GB", "MIT"
-    ),
-    "clip_vitb32": Weights(
-        f"{ADDRESS}/dreamsim_clip_vitb32_checkpoint.zip", (), "about 0.4 GB", "MIT"
-    ),
-    "open_clip_vitb32": Weights(
-        f"{ADDRESS}/dreamsim_open_clip_vitb32_checkpoint.zip", (), "about 0.4 GB", "MIT"
-    ),
-}
 DINO_FILE = "dino_vitbase16_pretrain.pth"
 DINO_WEIGHTS = Weights(
     f"https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/{DINO_FILE}",
     (),
     "about 343 MB",
     "Apache-2.0",
+)
+DINO_BACKBONE = Fallback(  # a folder with a config.json is no release but one of our own
+    DINO_WEIGHTS, unless=(DINO_FILE, f"checkpoints/{DINO_FILE}", "config.json")
 )
 
 VIT_B: dict[str, Any] = {"image_size": 224, "width": 768, "depth": 12, "heads": 12}
@@ -70,7 +60,26 @@ RELEASES: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("open_clip_vitb32_pretrain.pth.tar", {**OPEN_CLIP, "patch_size": 32}),
     ),
 }
+ADDRESS = "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints"
+SIZES = {  # reckoned from parameters, not read off the files
+    "ensemble": "about 0.8 GB",
+    "dino_vitb16_single": "about 0.1 GB",
+    "clip_vitb32_single": "about 0.4 GB",
+    "open_clip_vitb32_single": "about 0.4 GB",
+}
 FACTOR = re.compile(r"extractor_list\.(\d+)\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$")
+
+
+def weights_of(release: str) -> Weights:
+    """The archive of a release, of which DINO's backbone is not a part."""
+    names = tuple(name for name, _ in RELEASES[release] if name != DINO_FILE)
+    address = f"{ADDRESS}/dreamsim_{release.removesuffix('_single')}_checkpoint.zip"
+    return Weights(address, (f"{release}_lora/*", *names), SIZES[release], "MIT")
+
+
+def fallbacks_of(release: str) -> tuple[Fallback, ...]:
+    """DINO's backbone, if the release has such a branch."""
+    return (DINO_BACKBONE,) if DINO_FILE in dict(RELEASES[release]) else ()
 
 
 def read(folder: Path, release: str) -> list[tuple[dict[str, Any], dict[str, Tensor], Path]]:
@@ -83,11 +92,10 @@ def read(folder: Path, release: str) -> list[tuple[dict[str, Any], dict[str, Ten
 
 
 def _find(folder: Path, name: str) -> Path:
-    """A backbone in the release, or in torch.hub's folder in it; DINO's else from its makers."""
-    for file in (folder / name, folder / "checkpoints" / name):
-        if file.is_file():
-            return file
-    return locate(DINO_WEIGHTS, field="encoder") if name == DINO_FILE else folder / name
+    """A backbone in the release; DINO's may lie in torch.hub's folder, or come from its makers."""
+    if name != DINO_FILE:
+        return folder / name
+    return DINO_BACKBONE.beside(folder) or locate(DINO_WEIGHTS, field="encoder")
 
 
 def backbone(content: dict[str, Any]) -> dict[str, Tensor]:

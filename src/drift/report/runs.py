@@ -1,6 +1,5 @@
 """Read what lies in a run folder: its checkpoints, its evaluations, the course of its training."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from drift.checkpoint import Checkpoint, checksum, list_checkpoints
+from drift.checkpoint import Checkpoint, list_checkpoints
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
 
@@ -50,22 +49,6 @@ def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:
         raw = {"prompts": "", "reward": "", "method": {}, "model": {"name": str(target)}}
     raw["evaluation"] = {**raw.get("evaluation", {}), **changes}
     return validate(raw, source="evaluation")
-
-
-def sha256(paths: list[Path]) -> str:
-    """One checksum over files, by name and content, in order of their paths."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(f"{path.name} {checksum(path)}\n".encode())
-    return total.hexdigest()
-
-
-def model_sha256(folder: Path) -> str:
-    """Checksum of a diffusers folder: its index and every file of the parts that this names."""
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = [name for name in index if not name.startswith("_")]
-    files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
-    return sha256([folder / "model_index.json", *files])
 
 
 def evaluation_folder(run: Path, step: int) -> Path:

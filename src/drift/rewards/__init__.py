@@ -8,55 +8,64 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from drift.errors import UserError
-from drift.hub import Part, Weights, locate
+from drift.hub import Part, Weights, is_url, locate
 from drift.reward_names import parse
 from drift.rewards import aesthetic, clip, custom, hpsv2, imagereward, jpeg, pickscore, remote
+from drift.rewards.clip_score import CLIP_TOKENIZER
 from drift.rewards.weighted_sum import combine
 from drift.types import Reward
 
 REWARDS: dict[str, Part] = {
-    "pickscore": Part(pickscore.load, (pickscore.WEIGHTS,)),
-    "hpsv2": Part(hpsv2.load, (hpsv2.WEIGHTS,)),
-    "hpsv2.1": Part(hpsv2.load_v21, (hpsv2.WEIGHTS_V21,)),
-    "imagereward": Part(imagereward.load, (imagereward.WEIGHTS,)),
+    "pickscore": Part(pickscore.load, (pickscore.WEIGHTS,), (CLIP_TOKENIZER,)),
+    "hpsv2": Part(hpsv2.load, (hpsv2.WEIGHTS,), (CLIP_TOKENIZER,)),
+    "hpsv2.1": Part(hpsv2.load_v21, (hpsv2.WEIGHTS_V21,), (CLIP_TOKENIZER,)),
+    "imagereward": Part(imagereward.load, (imagereward.WEIGHTS,), (imagereward.TOKENIZER,)),
     "aesthetic": Part(aesthetic.load, (aesthetic.WEIGHTS, aesthetic.CLIP)),
-    "clip": Part(clip.load, (clip.WEIGHTS,)),
-    "pickscore-tiny": Part(pickscore.load, (Weights("menagerie/pickscore-tiny"),)),
-    "hpsv2-tiny": Part(hpsv2.load, (Weights("menagerie/hpsv2-tiny"),)),
+    "clip": Part(clip.load, (clip.WEIGHTS,), (CLIP_TOKENIZER,)),
+    "pickscore-tiny": Part(
+        pickscore.load, (Weights("menagerie/pickscore-tiny"),), (CLIP_TOKENIZER,)
+    ),
+    "hpsv2-tiny": Part(hpsv2.load, (Weights("menagerie/hpsv2-tiny"),), (CLIP_TOKENIZER,)),
     "jpeg-compressibility": Part(jpeg.load_compressibility),
     "jpeg-incompressibility": Part(jpeg.load_incompressibility),
 }
 
 
-def _load_part(part: Part, own: str, device: str) -> Reward:
-    weights = (Weights(own), *part.weights[1:]) if own else part.weights
-    return part.load(*(locate(w, field="reward") for w in weights), device=device)
+def _load_part(part: Part, device: str) -> Reward:
+    return part.load(*(locate(w, field="reward") for w in part.weights), device=device)
+
+
+def find_part(name: str) -> Part | None:
+    """That of REWARDS, with the weights that `name` wants; None if it is a URL or a function."""
+    kind, colon, own = name.partition(":")
+    part = REWARDS.get(kind)
+    if part and colon and not part.weights:
+        raise UserError(f"reward: '{kind}' has no weights, so ':{own}' means nothing")
+    return part.own(own) if part and own else part
 
 
 def find_reward(name: str) -> Callable[[str], Reward]:
     """What loads the reward of this name, not a sum, onto a device; an unknown one is refused."""
-    kind, colon, own = name.partition(":")
-    if kind in REWARDS:
-        if colon and not REWARDS[kind].weights:
-            raise UserError(f"reward: '{kind}' has no weights, so ':{own}' means nothing")
-        return partial(_load_part, REWARDS[kind], own)
-    if remote.is_url(name):
+    if part := find_part(name):
+        return partial(_load_part, part)
+    if is_url(name):
         remote.check_url(name)
         return partial(remote.load, name)
     path = custom.IMPORT_PATH.fullmatch(name)
     if path and custom.module_exists(name):
         return partial(custom.load, name)
     module = ", and there is no module of that name" if path else ""
+    kind = name.partition(":")[0]
     raise UserError(f"reward: there is no '{kind}'; known are {', '.join(REWARDS)}{module}")
 
 
 def check_rewards(names: Sequence[str]) -> None:
     """Refuse malformed and unknown names without loading anything."""
-    for term in _terms(names):
+    for term in list_terms(names):
         find_reward(term)
 
 
-def _terms(names: Sequence[str]) -> list[str]:
+def list_terms(names: Sequence[str]) -> list[str]:
     """The names in all these sums, each once."""
     try:
         return list(dict.fromkeys(term for name in names for term in parse(name)))
@@ -67,7 +76,7 @@ def _terms(names: Sequence[str]) -> list[str]:
 def load_rewards(names: Sequence[str], device: str = "cpu") -> dict[str, Reward]:
     """The rewards of these names; what several of them share is loaded once."""
     check_rewards(names)
-    parts = {term: find_reward(term)(device) for term in _terms(names)}
+    parts = {term: find_reward(term)(device) for term in list_terms(names)}
     return {name: combine(parse(name), parts) for name in names}
 
 

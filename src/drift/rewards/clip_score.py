@@ -12,17 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Weights, locate
+from drift.hub import Fallback, Weights, locate
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.weights import fit_weights, read_json, read_weights
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
-CLIP_TOKENIZER = Weights(  # the same in every published CLIP
-    "openai/clip-vit-large-patch14",
-    ("tokenizer*.json", "vocab.json", "merges.txt"),
-    "about 4 MB",
-    "MIT",
+CLIP_TOKENIZER = Fallback(  # the same in every published CLIP
+    Weights(
+        "openai/clip-vit-large-patch14",
+        ("tokenizer*.json", "vocab.json", "merges.txt"),
+        "about 4 MB",
+        "MIT",
+    ),
+    unless=("tokenizer.json", "vocab.json"),
 )
 
 
@@ -120,13 +122,13 @@ def load_tokenizer(folder: Path):
     """The CLIPTokenizer in `folder`, else the one all published CLIPs share, from the hub."""
     from transformers import CLIPTokenizer
 
-    return find_tokenizer(CLIPTokenizer, folder, TOKENIZER_FILES, CLIP_TOKENIZER)
+    return find_tokenizer(CLIPTokenizer, folder, CLIP_TOKENIZER)
 
 
-def find_tokenizer(kind: Any, folder: Path, files: Sequence[str], default: Weights) -> Any:
-    """The tokenizer of class `kind` in `folder`, if one of `files` is there, else `default`."""
-    here = any((folder / name).exists() for name in files)
-    source = folder if here else locate(default, field="reward")
+def find_tokenizer(kind: Any, folder: Path, fallback: Fallback) -> Any:
+    """The tokenizer of class `kind` in `folder`, if it has one, else the `fallback`."""
+    here = fallback.beside(folder) is not None
+    source = folder if here else locate(fallback.weights, field="reward")
     try:
         return kind.from_pretrained(str(source))
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -60,6 +61,17 @@ def module_exists(name: str) -> bool:
         return module in sys.modules or importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package around it
         return False
+
+
+def source_file(name: str) -> Path | None:
+    """The file of the import path's module, if it has one."""
+    if not module_exists(name):
+        return None
+    module = name.partition(":")[0]
+    loaded = sys.modules.get(module)
+    spec = None if loaded else importlib.util.find_spec(module)
+    file = Path(getattr(loaded, "__file__", None) or (spec and spec.origin) or "")
+    return file if file.is_file() else None
 
 
 def load(name: str, device: str = "cpu") -> Reward:

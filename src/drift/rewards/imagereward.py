@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.errors import UserError
-from drift.hub import Weights
+from drift.hub import Fallback, Weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
     check_pairs,
@@ -30,10 +30,15 @@ from drift.weights import fit_weights, read_json, read_weights
 WEIGHTS = Weights(
     "zai-org/ImageReward", ("ImageReward.pt", "med_config.json"), "1.8 GB", "Apache-2.0"
 )
-TOKENIZER = Weights(
-    "google-bert/bert-base-uncased", ("tokenizer*.json", "vocab.txt"), "about 1 MB", "Apache-2.0"
+TOKENIZER = Fallback(
+    Weights(
+        "google-bert/bert-base-uncased",
+        ("tokenizer*.json", "vocab.txt"),
+        "about 1 MB",
+        "Apache-2.0",
+    ),
+    unless=("tokenizer.json", "vocab.txt"),
 )
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's numbers, as published
 MAX_TOKENS = 35
@@ -141,7 +146,7 @@ def load_tokenizer(folder: Path):
     """The BertTokenizer in `folder`, else BERT's own (uncased) from the hub."""
     from transformers import BertTokenizer
 
-    return find_tokenizer(BertTokenizer, folder, TOKENIZER_FILES, TOKENIZER)
+    return find_tokenizer(BertTokenizer, folder, TOKENIZER)
 
 
 def load(path: Path, device: str = "cpu") -> ImageReward:
