@@ -1,6 +1,7 @@
 """Weights by name: local, shipped, from the hub, or from a URL; and what is said where it fails."""
 
 import http.server
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -142,14 +143,26 @@ def test_an_archive_is_unpacked_and_dropped(server, tmp_path):
 
 
 def test_an_archive_that_is_here_is_unpacked_offline(server, tmp_path, monkeypatch):
-    downloads = tmp_path / "cache" / "downloads"
-    downloads.mkdir(parents=True)
-    with zipfile.ZipFile(downloads / "a.zip", "w") as archive:
+    handler, address = server
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("config.json", "{}")
+    handler.content = (tmp_path / "a.zip").read_bytes()
+    weights = Weights(f"{address}/a.zip")
+    folder = locate(weights, field="encoder")
+    shutil.rmtree(folder)
+    shutil.copy(tmp_path / "a.zip", folder.parent)  # as a run that was killed before unpacking
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    weights = Weights("http://nowhere/a.zip")
     assert find(weights) is None
-    assert locate(weights, field="encoder") == find(weights) == downloads / "a"
+    assert locate(weights, field="encoder") == find(weights) == folder
+
+
+def test_files_of_one_name_from_different_addresses_are_kept_apart(server):
+    handler, address = server
+    one = locate(f"{address}/v1/release.pt", field="encoder")
+    handler.content = b"another"
+    two = locate(f"{address}/v2/release.pt", field="encoder")
+    assert one.read_bytes() == CONTENT
+    assert two.read_bytes() == b"another"
 
 
 def test_an_archive_that_leads_outside_itself_writes_nothing(server, tmp_path):

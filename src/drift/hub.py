@@ -1,6 +1,7 @@
 """Find weights by name: a shipped part, a local file or folder, a Hugging Face hub id, or a URL."""
 
 import fnmatch
+import hashlib
 import os
 import shutil
 import urllib.error
@@ -191,9 +192,11 @@ def _from_hub(weights: Weights, field: str) -> Path:
 def _places(url: str) -> tuple[Path, Path]:
     """In our own cache: where `url` is downloaded to, and what it is in the end.
 
-    The two differ for an archive, which ends as the folder that it was unpacked to.
+    The two differ for an archive, which ends as the folder that it was unpacked to. Files of one
+    name from different addresses lie in folders of their own.
     """
-    file = cache_folder() / "downloads" / url.rpartition("/")[2]
+    address = hashlib.sha256(url.encode()).hexdigest()[:12]
+    file = cache_folder() / "downloads" / address / url.rpartition("/")[2]
     return file, file.with_suffix("") if file.suffix == ".zip" else file
 
 

@@ -80,12 +80,13 @@ class StableDiffusion:
 
     def save_adapter(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which plain diffusers loads."""
-        config = self.pipe.unet.peft_config["default"]
+        config = self.pipe.unet.peft_config["default"].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])  # a set, in any order
         weights = {k: v.cpu() for k, v in get_peft_model_state_dict(self.pipe.unet).items()}
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=weights,
-            unet_lora_adapter_metadata=config.to_dict(),
+            unet_lora_adapter_metadata=config,
         )
 
     def load_adapter(self, folder: Path) -> None:
