@@ -172,7 +172,7 @@ COMMANDS = {
     "generate": (
         _generate,
         _generate_arguments,
-        "draw pictures with a run's LoRA, or with a model",
+        "draw pictures with a run's weights, or with a model",
     ),
     "pretrain": (
         _pretrain,

@@ -14,7 +14,7 @@ import torch
 from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
-from drift.policy import add_adapter, load_policy, pick_device
+from drift.policy import load_policy, make_trainable, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import sample_pool
@@ -87,7 +87,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     group = min(4, s.group_size)
     check_schedule(model, config)
     stochastic = model.schedule(s.steps).stochastic
-    add_adapter(model, config)
+    make_trainable(model, config)
     clock.lap("loading")
     seeds = [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))]
     pool = sample_pool(model, prompts[:2], seeds, config)
@@ -106,10 +106,13 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     seconds = _epoch_seconds(clock.seconds, images, pairs, stochastic, config)
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
-    memory = psutil.Process().memory_info().rss + 4 * stored * config.images_sampled
+    trained = sum(p.numel() for p in model.trainable_parameters())
+    later = 3 * trained + stored * config.images_sampled  # moments and a second gradient; the pool
+    memory = psutil.Process().memory_info().rss + 4 * later
     named = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     return [
-        f"dtype       {next(model.network.parameters()).dtype}".replace("torch.", ""),
+        f"trained     {config.model.tune}: {trained / 1e6:.2f} M weights",
+        f"dtype       {config.model.dtype}",
         f"preflight   ratio 1 to {worst:.1e} at every step before the first update",
         f"time        about {total:.1f} s an epoch ({named}), "
         f"{total * config.epochs / 3600:.2f} h for {config.epochs} epochs",
