@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,6 +21,7 @@ from drift.recipes import load_recipe
 from drift.rollout import pool_seeds, sample_pool
 from drift.tracking import read_metrics
 from drift.train import train
+from tests.test_generate import SEEDS, plain_diffusers
 
 FULL = [
     "model.tune=full",
@@ -137,19 +138,14 @@ def test_checkpoints_are_judged_each_by_its_own_weights_and_the_base_by_its(run,
 
 
 def test_a_run_draws_what_plain_diffusers_draws(run, tiny_model, tmp_path):
-    settings = {"guidance_scale": 3.0, "eta": 1.0}
-    *paths, _ = generate(run, ["a fox"], seeds=[3, 12], out=tmp_path, steps=4, **settings)
+    settings = {"steps": 4, "guidance_scale": 3.0, "eta": 1.0}
+    *paths, _ = generate(run, ["a fox"], seeds=SEEDS, out=tmp_path, **settings)
     ours = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
     unet = UNet2DConditionModel.from_pretrained(run / "checkpoints/step-000002")
-    pictures = {}
-    for name, parts in {"trained": {"unet": unet}, "base": {}}.items():
-        pipe = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None, **parts)
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-        generators = [torch.Generator().manual_seed(seed) for seed in (3, 12)]
-        drawn = pipe(["a fox"] * 2, num_inference_steps=4, generator=generators, **settings)
-        pictures[name] = np.stack(drawn.images).astype(int)
-    assert np.abs(ours - pictures["trained"]).max() <= 1
-    assert np.abs(ours - pictures["base"]).max() > 5
+    theirs = plain_diffusers(tiny_model, "a fox", **settings, unet=unet)
+    assert np.abs(ours - np.stack(theirs)).max() <= 1
+    base = plain_diffusers(tiny_model, "a fox", **settings)
+    assert np.abs(ours - np.stack(base)).max() > 5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

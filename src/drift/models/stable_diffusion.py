@@ -49,7 +49,7 @@ class StableDiffusion:
     ):
         """`decode_batch`: images decoded at once; the decoder, not the UNet, needs most memory."""
         self.device, self.dtype, self.decode_batch = torch.device(device), dtype, decode_batch
-        self.folder, self.pipe = folder, load_pipeline(folder, dtype)
+        self.folder, self.pipe = folder, _load_pipeline(folder, dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
@@ -221,11 +221,11 @@ def _read_unet(folder: Path) -> UNet2DConditionModel:
     return unet.eval().requires_grad_(False)
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, **parts: Module) -> StableDiffusionPipeline:
-    """A diffusers folder's pipeline without safety checker, with `parts` in place of its own."""
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+    # What is not asked for is not downloaded either, though a published index names it.
     left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **left_out, **parts)
+        return StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **left_out)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
