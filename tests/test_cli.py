@@ -54,7 +54,7 @@ def test_smoke_trains_the_shipped_model_by_every_method(method, capsys, tmp_path
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "doctor", "evaluate", "compare", "generate", "pretrain", "demo"]
+    "command", ["train", "doctor", "evaluate", "compare", "generate", "export", "pretrain", "demo"]
 )
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as done:

@@ -25,17 +25,17 @@ KOHYA_BASES = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
 CROSS_ATTENTION = ("attn2.to_k.lora_A.weight", "attn2.to_v.lora_A.weight")  # ... x that width
 
 
-def to_kohya(lora: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def to_kohya(lora: dict[str, Tensor], alpha: int) -> dict[str, Tensor]:
     """A LoRA of diffusers under kohya's names; what diffusers could not read back is an error."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_all_state_dict_to_peft, convert_state_dict_to_kohya
+    from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 
-    named = convert_state_dict_to_kohya(convert_all_state_dict_to_peft(lora))
+    named = convert_state_dict_to_kohya(lora)
     for name in named:
         if name.endswith(".alpha"):  # diffusers writes the rank, as if nothing were scaled
             named[name] = torch.tensor(float(alpha))
     read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
-    back = convert_all_state_dict_to_peft(read)
+    back = convert_unet_state_dict_to_peft(read)
     lost = [name for name, tensor in lora.items() if back.get(name) is not tensor]
     if lost:
         layer = lost[0].removeprefix("unet.").partition(".lora_")[0]
@@ -146,4 +146,5 @@ def export(run: Path, out: Path, *, checkpoint: str = "last", half: bool = False
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    elif path.exists():
+        path.unlink()
