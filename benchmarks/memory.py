@@ -25,7 +25,7 @@ from drift.memory import peak_memory
 from drift.models.stable_diffusion import StableDiffusion
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.plan import plan, read_size, sizes, stages
-from drift.policy import add_adapter
+from drift.policy import make_trainable
 from drift.recipes import load_recipe
 from drift.rewards.clip_score import ClipScore
 
@@ -79,7 +79,7 @@ def imagine(recipe: str, overrides: list[str], size: str = "full") -> Imagined:
         clip = published.reward(size, pipe.tokenizer).eval().requires_grad_(False)
         encoder = published.encoder(size).eval().requires_grad_(False)
     model = StableDiffusion(pipe, "meta", dtype, config.model.gradient_checkpointing)
-    add_adapter(model, config)
+    make_trainable(model, config)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, clip, encoder):
         empty(part, mode)
     model.device, model.alphas = torch.device("cpu"), pipe.scheduler.alphas_cumprod.cpu()

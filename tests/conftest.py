@@ -102,6 +102,15 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def sd_models(tmp_path_factory) -> dict[str, Path]:
+    """ "sd15", "sd21" -> a tiny random diffusers folder in the layout of the published one."""
+    from tests.models.published import PUBLISHED, shrunk, write_pipeline
+
+    folder = tmp_path_factory.mktemp("stable-diffusion")
+    return {name: write_pipeline(folder / name, shrunk(p)) for name, p in PUBLISHED.items()}
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_models) -> Path:
     """A tiny random Stable Diffusion folder like the Menagerie's (v-prediction)."""
     return tiny_models["v_prediction"]

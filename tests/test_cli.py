@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from drift.cli import main
+from drift.cli import COMMANDS, main
 from drift.tracking import read_metrics
 
 
@@ -53,20 +53,7 @@ def test_smoke_trains_the_shipped_model_by_every_method(method, capsys, tmp_path
     assert (run / "checkpoints/step-000002/pytorch_lora_weights.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train",
-        "fetch",
-        "doctor",
-        "evaluate",
-        "compare",
-        "generate",
-        "pretrain",
-        "demo",
-        "reproduce",
-    ],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])

@@ -34,8 +34,9 @@ def make_run(folder, model_folder, epochs=(2,), method="drift"):
     return folder
 
 
-def plain_diffusers(model_folder, prompt, *, steps, guidance_scale, eta, lora=None):
-    pipe = StableDiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
+def plain_diffusers(model_folder, prompt, *, steps, guidance_scale, eta, lora=None, **parts):
+    left_out = {"safety_checker": None, "feature_extractor": None}
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder, **left_out, **parts)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:

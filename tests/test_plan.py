@@ -8,7 +8,7 @@ import drift.plan
 from drift.encoders import load_encoder
 from drift.memory import peak_memory
 from drift.plan import MOST, SIZES, changes, fit, limit, plan, sizes, stages
-from drift.policy import add_adapter, load_policy
+from drift.policy import load_policy, make_trainable
 from drift.recipes import load_recipe
 from drift.rewards import load_reward
 from drift.train import train
@@ -21,7 +21,7 @@ def parts(tiny_model):
     """(config, model, reward, encoder) of the Menagerie's recipe on the tiny model."""
     config = load_recipe("menagerie", [*SMALL, f"model.name={tiny_model}"])
     model = load_policy(config)
-    add_adapter(model, config)
+    make_trainable(model, config)
     return config, model, load_reward("pickscore-tiny"), load_encoder("dreamsim-tiny")
 
 

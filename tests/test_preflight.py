@@ -90,14 +90,14 @@ def test_an_adapter_that_the_rollout_did_not_have_is_named(untrained):
     config = settings()
     kept = kept_rollout(untrained, config)
     train_a_little(untrained)
-    assert cause(untrained, kept, config).startswith("the rollout was sampled without the adapter")
+    assert cause(untrained, kept, config).startswith("the rollout was sampled from the base model")
 
 
 def test_a_rollout_of_the_reference_model_is_named(model):
     config = settings()
     with model.reference():
         kept = kept_rollout(model, config)
-    assert cause(model, kept, config).startswith("the rollout was sampled without the adapter")
+    assert cause(model, kept, config).startswith("the rollout was sampled from the base model")
 
 
 def test_an_adapter_trained_since_is_refused_though_no_trial_can_tell(model):

@@ -240,6 +240,13 @@ def test_more_steps_than_the_model_has_times_are_refused_before_anything_is_writ
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("modules", ["[to_nowhere]", "[norm1]"])
+def test_layers_that_take_no_lora_are_refused_before_anything_is_written(config, tmp_path, modules):
+    with pytest.raises(UserError, match="^model.target_modules: no LoRA can be put there: Target"):
+        train(config("grpo", "run", f"model.target_modules={modules}"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_is_written_when_a_part_is_missing(config, tmp_path):
     bad = replace(config("grpo"), reward="nonsense")
     with pytest.raises(UserError, match="nonsense"):

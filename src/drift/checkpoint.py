@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from drift.checksums import checksum
 from drift.errors import UserError
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
+# What is trained, by the names that diffusers looks for: a LoRA, or a whole network.
+WEIGHTS = ("pytorch_lora_weights.safetensors", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Checkpoint:
 
     folder: Path
     epoch: int  # epochs finished
+
+    @property
+    def weights(self) -> Path:
+        """The file of what is trained."""
+        return next(path for name in WEIGHTS if (path := self.folder / name).is_file())
 
 
 def _sync(path: Path) -> None:
@@ -48,7 +54,7 @@ def save_checkpoint(
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.save_adapter(partial)
+    model.save_weights(partial)
     moments = optimizer.state_dict()["state"]
     flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
     save_file({k: v.cpu().contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
@@ -89,8 +95,8 @@ def list_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
 def load_checkpoint(
     checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Restore adapter and optimizer in place; returns the JSON-able state saved with them."""
-    model.load_adapter(checkpoint.folder)
+    """Restore weights and optimizer in place; returns the JSON-able state saved with them."""
+    model.load_weights(checkpoint.folder)
     flat = load_file(checkpoint.folder / "optimizer.safetensors")
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in flat.items():
@@ -102,4 +108,8 @@ def load_checkpoint(
             f"{checkpoint.folder}: optimizer state of {len(moments)} tensors does not fit"
         )
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for parameter, row in optimizer.state.items():
+        for key, value in row.items():
+            if value.shape == parameter.shape:  # in the parameter's order of memory, as before
+                row[key] = torch.empty_like(parameter).copy_(value)
     return json.loads((checkpoint.folder / "state.json").read_text())

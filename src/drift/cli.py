@@ -67,6 +67,13 @@ def _generate(args: argparse.Namespace) -> None:
     print(f"wrote {len(written)} files to {args.out}")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from drift.export import export
+
+    written = export(args.run_folder, args.out, checkpoint=args.checkpoint, half=args.half)
+    print(f"wrote {written}")
+
+
 def _pretrain(args: argparse.Namespace) -> None:
     from drift.pretrain.run import pretrain
 
@@ -169,6 +176,13 @@ def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
 
 
+def _export_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run_folder", type=Path, metavar="RUN")
+    p.add_argument("--out", type=Path, required=True, help="NAME.safetensors, or a new folder")
+    p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
+    p.add_argument("--half", action="store_true", help="store float16")
+
+
 def _pretrain_arguments(p: argparse.ArgumentParser) -> None:
     parts = ["autoencoder", "clip", "model", "rewards", "encoder", "probe"]
     p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
@@ -219,7 +233,12 @@ COMMANDS = {
     "generate": (
         _generate,
         _generate_arguments,
-        "draw pictures with a run's LoRA, or with a model",
+        "draw pictures with a run's weights, or with a model",
+    ),
+    "export": (
+        _export,
+        _export_arguments,
+        "a run's LoRA as one file for A1111, ComfyUI, kohya; its whole UNet as a pipeline",
     ),
     "reproduce": (
         _reproduce,

@@ -22,13 +22,14 @@ RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equ
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """The policy: a diffusers folder, hub id, or shipped part, and its LoRA on the attention."""
+    """The policy: a diffusers folder, hub id, or shipped part, and what of it is trained."""
 
     name: str = "menagerie/model"
+    tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
     lora_rank: int = 8  # Table 2
     lora_alpha: int = 16  # Table 2
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # the adapter stays float32
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # what is trained stays float32
     gradient_checkpointing: bool = False  # a fifth of the memory of a backward pass, a third slower
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
-    """AdamW on the adapter's float32 weights."""
+    """AdamW on the float32 weights of what is trained."""
 
     learning_rate: float = 1e-4  # Table 2
     beta1: float = 0.9

@@ -15,7 +15,7 @@ from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.plan import changes, plan
-from drift.policy import add_adapter, load_policy, pick_device
+from drift.policy import load_policy, make_trainable, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import sample_pool
@@ -86,7 +86,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
     clock = Stopwatch()
     check_schedule(model, config)
-    add_adapter(model, config)
+    make_trainable(model, config)
     asked, config = config, plan(config, model, reward, encoder)
     s, o = config.sampling, config.optimizer
     group, stochastic = min(4, s.group_size), model.schedule(s.steps).stochastic
@@ -108,7 +108,9 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     seconds = _epoch_seconds(clock.seconds, images, pairs, stochastic, config)
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
-    memory = psutil.Process().memory_info().rss + 4 * stored * config.images_sampled
+    trained = sum(p.numel() for p in model.trainable_parameters())
+    later = 3 * trained + stored * config.images_sampled  # moments and a second gradient; the pool
+    memory = psutil.Process().memory_info().rss + 4 * later
     on_card = (
         f", and {torch.cuda.max_memory_reserved(model.device) / GIB:.1f} GiB on the card"
         if model.device.type == "cuda"
@@ -116,7 +118,8 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     )
     named = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     return [
-        f"dtype       {next(model.network.parameters()).dtype}".replace("torch.", ""),
+        f"trained     {config.model.tune}: {trained / 1e6:.2f} M weights",
+        f"dtype       {config.model.dtype}",
         f"batches     {s.batch_size} images sampled at once, {s.decode_batch_size} decoded, "
         f"{s.scoring_batch_size} scored; {o.micro_batch_size} pairs trained on",
         *(f"            {line}" for line in changes(asked, config)),

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from drift.checkpoint import LORA_FILE, Checkpoint
+from drift.checkpoint import Checkpoint
 from drift.checksums import joint_checksum
 from drift.config import EvaluateConfig, TrainConfig
 from drift.encoders import load_encoder
@@ -31,7 +31,7 @@ from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.models import locate_model, model_files
 from drift.pixels import to_pixels
-from drift.policy import load_policy, pick_device, put_adapter
+from drift.policy import load_policy, pick_device, put_weights
 from drift.recipes import read_prompts
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
@@ -158,7 +158,8 @@ def _share_base(base: Path, folder: Path, wanted: dict[str, Any]) -> None:
         raise UserError(f"base: {base} holds no evaluation of a base model")
     difference = runs.first_difference(found, wanted)
     if difference or found["adapter"]:
-        raise UserError(f"base: {source} was evaluated differently: {difference or 'with a LoRA'}")
+        told = difference or "with trained weights"
+        raise UserError(f"base: {source} was evaluated differently: {told}")
     if source.resolve() == folder.resolve():
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -198,7 +199,7 @@ def evaluate(
 
     jobs: list[tuple[Path, Checkpoint | None, dict[str, Any]]] = [(base_folder, None, wanted)]
     for checkpoint in chosen:
-        checksum = joint_checksum([checkpoint.folder / LORA_FILE])
+        checksum = joint_checksum([checkpoint.weights])
         adapter = {"epoch": checkpoint.epoch, "sha256": checksum}
         if conditioning != CleanPrompt():
             adapter["conditioning"] = asdict(conditioning)
@@ -224,7 +225,7 @@ def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_fold
     for folder, checkpoint, wanted in todo:
         start, title = time.perf_counter(), folder.name
         if checkpoint is not None:
-            put_adapter(model, config, checkpoint.folder)
+            put_weights(model, config, checkpoint.folder)
         at_test = config.method.conditioning.at_test() if checkpoint else CleanPrompt()
         pixels = sample(model, settings["prompts"], config.evaluation, at_test, title)
         probed = pixels.shape[2:4] == (64, 64)

@@ -1,8 +1,8 @@
-"""Draw pictures with a run's LoRA or a plain model, exactly as plain diffusers would.
+"""Draw pictures with a run's weights or a plain model, exactly as plain diffusers would.
 
 The picture of a seed is the one that a StableDiffusionPipeline draws with DDIM, the same steps,
 guidance and eta, `generator=Generator().manual_seed(seed)`, and the checkpoint loaded by
-`load_lora_weights`.
+`load_lora_weights`, or as its UNet if the whole of it was trained.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The policy of a run: the model that its configuration names, with the adapter it asks for."""
+"""The policy of a run: the model that its configuration names, and what of it is trained."""
 
 from pathlib import Path
 
@@ -23,23 +23,30 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def add_adapter(model: PolicyModel, config: TrainConfig) -> None:
-    """A fresh adapter, which changes nothing until it is trained."""
-    adapter = config.model
-    model.add_adapter(
-        adapter.lora_rank, adapter.lora_alpha, adapter.target_modules, seed=config.seed
-    )
+def make_trainable(model: PolicyModel, config: TrainConfig) -> None:
+    """A fresh adapter, or all of the network; nothing changes until it is trained."""
+    wanted = config.model
+    if wanted.tune == "full":
+        model.unfreeze()
+        return
+    try:
+        model.add_adapter(
+            wanted.lora_rank, wanted.lora_alpha, wanted.target_modules, seed=config.seed
+        )
+    except ValueError as error:  # peft's, of layers that are not there or take no LoRA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model.target_modules: no LoRA can be put there: {reason}") from error
 
 
-def put_adapter(model: PolicyModel, config: TrainConfig, checkpoint: Path) -> None:
+def put_weights(model: PolicyModel, config: TrainConfig, checkpoint: Path) -> None:
     """Put a checkpoint's weights on the model, in place of another's if it has one."""
     if not model.trainable_parameters():
-        add_adapter(model, config)
-    model.load_adapter(checkpoint)
+        make_trainable(model, config)
+    model.load_weights(checkpoint)
 
 
 def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyModel:
-    """The model as it was published, or with the adapter saved in a checkpoint's folder."""
+    """The model as it was published, or with the weights saved in a checkpoint's folder."""
     model = load_model(
         config.model.name,
         device=pick_device(config.device),
@@ -47,5 +54,5 @@ def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyMo
         gradient_checkpointing=config.model.gradient_checkpointing,
     )
     if checkpoint is not None:
-        put_adapter(model, config, checkpoint)
+        put_weights(model, config, checkpoint)
     return model

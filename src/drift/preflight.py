@@ -83,7 +83,7 @@ def causes(
         yield "the replay is not deterministic"
     with model.reference():
         if fits(config):
-            yield "the rollout was sampled without the adapter"
+            yield "the rollout was sampled from the base model, without what was trained"
     clean = replace(config.method, conditioning=CleanPrompt())
     if fits(replace(config, method=clean)):
         yield "the rollout was sampled under the clean prompt, the replay adds prompt noise"
@@ -93,5 +93,6 @@ def causes(
     at_once = replace(config.optimizer, micro_batch_size=config.sampling.batch_size)
     if fits(replace(config, optimizer=at_once)):
         yield "the batch shape: micro_batch_size and sampling.batch_size round differently"
-    if any(p.dtype != torch.float32 for p in model.network.parameters()):
+    half = config.model.dtype != "float32"  # which a network that is trained whole computes in
+    if half or any(p.dtype != torch.float32 for p in model.network.parameters()):
         yield "the network is not in float32"

@@ -21,7 +21,7 @@ from drift.functional.noise import derive_seed
 from drift.methods.parts import State
 from drift.needs import record, refuse_others
 from drift.plan import changes, limit, plan, sizes
-from drift.policy import add_adapter, load_policy, pick_device
+from drift.policy import load_policy, make_trainable, pick_device
 from drift.preflight import check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import pool_seeds, sample_pool
@@ -140,8 +140,8 @@ def start(config: TrainConfig, resume: bool) -> Run:
     reward, model = open_reward(config, device), load_policy(config)
     encoder = open_encoder(config, device)
     check_schedule(model, config)
+    make_trainable(model, config)
     folder, settings = open_run(config, resume), config.optimizer
-    add_adapter(model, config)
     optimizer = torch.optim.AdamW(
         model.trainable_parameters(),
         lr=settings.learning_rate,

@@ -6,7 +6,7 @@ from benchmarks.memory import GIB, cuda_autocast, fit_card, imagine
 from drift.memory import peak_memory
 from drift.models.stable_diffusion import StableDiffusion
 from drift.plan import sizes, stages
-from drift.policy import add_adapter
+from drift.policy import make_trainable
 
 SMALL = ["sampling.steps=4", "model.dtype=float32"]
 
@@ -22,7 +22,7 @@ def counted(config, model, reward, encoder) -> dict[str, list[int]]:
 def test_networks_without_contents_take_what_real_ones_take(tmp_path):
     parts = imagine("sd15-pickscore", SMALL, "tiny")
     model = StableDiffusion(published.policy("tiny", tmp_path, torch.float32))
-    add_adapter(model, parts.config)
+    make_trainable(model, parts.config)
     parts.reward.text_features.clear()
     ours = counted(parts.config, parts.model, parts.reward, parts.encoder)
     parts.reward.model = published.reward("tiny", model.pipe.tokenizer).eval()

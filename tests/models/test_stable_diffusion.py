@@ -130,7 +130,7 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
     with torch.no_grad():
         for parameter in model.trainable_parameters():
             parameter.normal_(0, 0.1)
-    model.save_adapter(tmp_path)
+    model.save_weights(tmp_path)
     x, t = torch.randn(2, *model.latent_shape), torch.tensor([800, 20])
     embeds = model.encode_prompts(["a fox", "a bee"])
     plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
@@ -147,7 +147,7 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
 
     again = load_model(str(folder))
     again.add_adapter(4, 16, ("to_q", "to_k", "to_v", "to_out.0"), seed=1)
-    again.load_adapter(tmp_path)
+    again.load_weights(tmp_path)
     for mine, theirs in zip(
         model.trainable_parameters(), again.trainable_parameters(), strict=True
     ):

@@ -1,20 +1,22 @@
 """Stable Diffusion (v1.5, v2.1, the Menagerie's model): a UNet with cross-attention.
 
-LoRA sits on the UNet's attention; text encoder and autoencoder stay frozen. Nothing here has
-dropout, and the UNet stays in eval mode with gradients on.
+Trained is a LoRA on the UNet's attention, or the whole UNet; text encoder and autoencoder stay
+frozen. Nothing here has dropout, and the UNet stays in eval mode with gradients on.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 from transformers.utils import logging as transformers_logging
@@ -22,6 +24,9 @@ from transformers.utils import logging as transformers_logging
 from drift.errors import UserError
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule, TextEmbeds
+from drift.weights import fit_weights, read_weights
+
+UNET_FILE = "diffusion_pytorch_model.safetensors"  # beside its config.json, as diffusers writes it
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
@@ -40,9 +45,11 @@ class StableDiffusion:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         gradient_checkpointing: bool = False,
+        folder: Path | None = None,
     ):
-        """`pipe` is in `dtype` already."""
+        """`pipe` is in `dtype` already; from its `folder` full fine-tuning reads the base again."""
         self.pipe, self.device, self.dtype = pipe, torch.device(device), dtype
+        self.folder = folder
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
@@ -64,7 +71,7 @@ class StableDiffusion:
     def network(self) -> Module:
         return self.pipe.unet
 
-    # --- the adapter ---
+    # --- what is trained ---
 
     def add_adapter(self, rank: int, alpha: int, target_modules: Sequence[str], seed: int) -> None:
         """A fresh LoRA on the UNet; it changes nothing until it is trained (B starts at 0)."""
@@ -75,11 +82,27 @@ class StableDiffusion:
             )
         cast_training_params(self.pipe.unet, dtype=torch.float32)
 
+    def unfreeze(self) -> None:
+        """Train every weight of the UNet, in float32, from the base's own values unrounded."""
+        self.pipe.unet.requires_grad_(True)
+        if self.dtype != torch.float32:
+            cast_training_params(self.pipe.unet, dtype=torch.float32)
+            self.pipe.unet.load_state_dict(_read_unet(self.folder).state_dict())
+
     def trainable_parameters(self) -> list[Parameter]:
         return [p for p in self.pipe.unet.parameters() if p.requires_grad]
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write `pytorch_lora_weights.safetensors`, which plain diffusers loads."""
+    @property
+    def _adapted(self) -> bool:
+        return hasattr(self.pipe.unet, "peft_config")
+
+    def save_weights(self, folder: Path) -> None:
+        """Write what plain diffusers loads: `pytorch_lora_weights.safetensors`, or a whole UNet."""
+        if not self._adapted:
+            self.pipe.unet.save_config(folder)
+            state = {n: p.cpu().contiguous() for n, p in self.pipe.unet.state_dict().items()}
+            save_file(state, folder / UNET_FILE, metadata={"format": "pt"})
+            return
         config = self.pipe.unet.peft_config["default"].to_dict()
         config["target_modules"] = sorted(config["target_modules"])  # a set, in any order
         weights = {k: v.cpu() for k, v in get_peft_model_state_dict(self.pipe.unet).items()}
@@ -89,8 +112,12 @@ class StableDiffusion:
             unet_lora_adapter_metadata=config,
         )
 
-    def load_adapter(self, folder: Path) -> None:
-        """Put saved LoRA weights into the adapter made by `add_adapter`."""
+    def load_weights(self, folder: Path) -> None:
+        """Put saved weights into the adapter made by `add_adapter`, or the UNet unfrozen."""
+        if not self._adapted:
+            file, field = folder / UNET_FILE, "checkpoint"
+            fit_weights(self.pipe.unet, read_weights(file, field=field), source=file, field=field)
+            return
         state, _ = StableDiffusionPipeline.lora_state_dict(folder)
         weights = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
         result = set_peft_model_state_dict(self.pipe.unet, weights)
@@ -99,12 +126,31 @@ class StableDiffusion:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The frozen base model: the adapter switched off."""
-        self.pipe.unet.disable_adapters()
+        """The frozen base model: the adapter switched off, or a copy of the UNet."""
+        unet = self.pipe.unet
+        if self._adapted:
+            unet.disable_adapters()
+        else:
+            self.pipe.unet = self._base
         try:
             yield
         finally:
-            self.pipe.unet.enable_adapters()
+            self.pipe.unet = unet
+            if self._adapted:
+                unet.enable_adapters()
+
+    @cached_property
+    def _base(self) -> UNet2DConditionModel:
+        """A frozen copy of the base, read when first asked for: few runs need one.
+
+        It predicts to the bit what the unfrozen UNet does before its first step. Autocast rounds
+        matrices to half precision, so they are stored so; vectors (of norms) it takes as they are.
+        """
+        unet = _read_unet(self.folder)
+        for parameter in unet.parameters():
+            if parameter.ndim > 1:
+                parameter.data = parameter.to(self.dtype)
+        return unet.to(self.device, memory_format=torch.channels_last)
 
     # --- PolicyModel ---
 
@@ -169,13 +215,19 @@ class StableDiffusion:
         return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
 
 
+def _read_unet(folder: Path | None) -> UNet2DConditionModel:
+    """A pipeline's UNet alone, frozen, in float32."""
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=torch.float32)
+    return unet.eval().requires_grad_(False)
+
+
 def load(folder: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion:
     """The model in a diffusers folder."""
+    # What is not asked for is not downloaded either, though a published index names it.
+    left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, requires_safety_checker=False, dtype=dtype
-        )
+        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **left_out)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
-    return StableDiffusion(pipe, dtype=dtype, **settings)
+    return StableDiffusion(pipe, dtype=dtype, folder=folder, **settings)

@@ -42,7 +42,7 @@ class NoRegulariser:
 
 @dataclass(frozen=True)
 class ReferenceKL:
-    """KL per step and latent element to the frozen base model (adapter switched off)."""
+    """KL per step and latent element to the frozen base model."""
 
     kind: Literal["kl"] = "kl"
     weight: float = 0.001  # beta
