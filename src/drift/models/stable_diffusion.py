@@ -103,11 +103,12 @@ class StableDiffusion:
             state = {name: p.contiguous() for name, p in self.pipe.unet.state_dict().items()}
             save_file(state, folder / UNET_FILE, metadata={"format": "pt"})
             return
-        config = self.pipe.unet.peft_config["default"]
+        config = self.pipe.unet.peft_config["default"].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])  # a set: its order is chance
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=get_peft_model_state_dict(self.pipe.unet),
-            unet_lora_adapter_metadata=config.to_dict(),
+            unet_lora_adapter_metadata=config,
         )
 
     def load_weights(self, folder: Path) -> None:
