@@ -1,6 +1,9 @@
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors import safe_open
 
 from drift.errors import UserError
 from drift.functional.dynamics import ddim_step, velocity_to_noise
@@ -131,6 +134,9 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
         for parameter in model.trainable_parameters():
             parameter.normal_(0, 0.1)
     model.save_weights(tmp_path)
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as stored:
+        header = json.loads(stored.metadata()["lora_adapter_metadata"])
+    assert header["unet.target_modules"] == ["to_k", "to_out.0", "to_q", "to_v"]  # not as hashed
     x, t = torch.randn(2, *model.latent_shape), torch.tensor([800, 20])
     embeds = model.encode_prompts(["a fox", "a bee"])
     plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)

@@ -104,7 +104,7 @@ class StableDiffusion:
             save_file(state, folder / UNET_FILE, metadata={"format": "pt"})
             return
         config = self.pipe.unet.peft_config["default"].to_dict()
-        config["target_modules"] = sorted(config["target_modules"])  # a set, in any order
+        config["target_modules"] = sorted(config["target_modules"])  # a set: its order is chance
         weights = {k: v.cpu() for k, v in get_peft_model_state_dict(self.pipe.unet).items()}
         StableDiffusionPipeline.save_lora_weights(
             folder,
