@@ -15,10 +15,10 @@ from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.policy import add_adapter, load_policy, pick_device
-from drift.preflight import check_replay, check_schedule
+from drift.preflight import check_features, check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import sample_pool
-from drift.scoring import embed, open_encoder, open_reward, score
+from drift.scoring import features_of, open_encoder, open_reward, score
 from drift.tracking import Stopwatch
 from drift.update import loss_terms
 
@@ -86,6 +86,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     s, o, clock = config.sampling, config.optimizer, Stopwatch()
     group = min(4, s.group_size)
     check_schedule(model, config)
+    check_features(model, config)
     stochastic = model.schedule(s.steps).stochastic
     add_adapter(model, config)
     clock.lap("loading")
@@ -95,7 +96,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     clock.lap("rollout")
     rewards = score(reward, pool.images, pool.prompts)
     clock.lap("scoring")
-    embed(encoder, pool.images, pool.prompts)
+    features_of(encoder, pool)
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")

@@ -1,12 +1,13 @@
 """The only denoising loop."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drift.config import TrainConfig
+from drift.config import OWN_FEATURES, TrainConfig
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
@@ -44,6 +45,11 @@ def denoise(
     return torch.stack(latents, 1), torch.stack(log_probs, 1)
 
 
+def late_features(seen: list[Tensor]) -> Float[Tensor, "B D"]:
+    """Mean over the last quarter of the steps, at least one, of what each of them saw "B D"."""
+    return torch.stack(seen[-max(1, len(seen) // 4) :]).mean(0)
+
+
 def rollout(
     model: PolicyModel,
     prompts: Sequence[str],
@@ -54,8 +60,12 @@ def rollout(
     eta: float,
     batch_size: int,
     conditioning: Conditioning,
+    features: bool = False,
 ) -> Rollout:
-    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once."""
+    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once.
+
+    `features`: capture the policy's own as well.
+    """
     pool = len(seeds[0])
     prompt_embeds = model.encode_prompts(prompts)
     flat_seeds = [seed for row in seeds for seed in row]
@@ -63,22 +73,24 @@ def rollout(
     parts = []
     for i in range(0, len(flat_seeds), batch_size):
         chunk = slice(i, i + batch_size)
-        latents, log_probs = denoise(
-            model,
-            flat_embeds[chunk],
-            flat_seeds[chunk],
-            steps=steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            conditioning=conditioning,
-        )
+        with model.capture_features() if features else nullcontext() as seen:
+            latents, log_probs = denoise(
+                model,
+                flat_embeds[chunk],
+                flat_seeds[chunk],
+                steps=steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                conditioning=conditioning,
+            )
+        own = [late_features(seen).cpu()] if seen else []
         images = model.decode(latents[:, -1])
-        parts.append((latents.cpu(), log_probs.cpu(), images.cpu()))
+        parts.append((latents.cpu(), log_probs.cpu(), images.cpu(), *own))
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
-    latents, log_probs, images = joined
+    latents, log_probs, images, *own = joined
     embeds = prompt_embeds.each(Tensor.cpu)
-    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images)
+    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images, *own)
 
 
 def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:
@@ -101,4 +113,5 @@ def sample_pool(
         eta=sampling.eta,
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),
+        features=config.encoder == OWN_FEATURES,
     )

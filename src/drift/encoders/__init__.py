@@ -38,6 +38,11 @@ def load_encoder(name: str, device: str = "cpu", policy: str = "") -> ImageEncod
     `policy` names the model that is fine-tuned, for encoders that are a part of it.
     """
     kind, _, own = name.partition(":")
+    if kind == "policy":
+        raise UserError(
+            f"encoder: '{name}' is what the policy computes while it samples, and no encoder of "
+            "pictures; say encoder=policy in training, and judge by vae, clip, dreamsim, ..."
+        )
     if kind not in ENCODERS:
         raise UserError(f"encoder: there is no '{kind}'; choose one of {', '.join(ENCODERS)}")
     part = ENCODERS[kind]
