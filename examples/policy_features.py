@@ -132,7 +132,8 @@ def describe(drawn: Rollout, maps: dict[str, Maps], encoders) -> dict[str, Float
 def measure(features: dict[str, Float[Tensor, "N D"]], seen: Reading) -> dict[str, list[float]]:
     """Of one prompt's pictures: agreement with both judges and the three attributes, and spread."""
     distance = {name: squared_distances(E) for name, E in features.items()}
-    distance["- of any length"] = torch.pdist(features[CHOSEN].double()).square()
+    raw = features[CHOSEN].double()
+    distance["- of any length"] = torch.pdist(raw).square() / raw.shape[1]
     i, j = torch.triu_indices(len(seen.x), len(seen.x), 1)
     labels = [kind.argmax(1) for kind in (seen.style, seen.scene, seen.facing)]
     return {
@@ -145,14 +146,20 @@ def measure(features: dict[str, Float[Tensor, "N D"]], seen: Reading) -> dict[st
     }
 
 
-def cell(values: Float[Tensor, "P"], chosen: Float[Tensor, "P"]) -> str:
-    """Mean and 95 % interval over prompts; "<" or ">" where it clearly lies below or above ours."""
+def interval(values: Float[Tensor, "P"]) -> tuple[float, float]:
+    """95 %, of the mean over the prompts that have a value; without bounds where too few have."""
     known = values[values.isfinite()]
-    low, high = bootstrap_interval(known, torch.Generator().manual_seed(0))
-    gap = (values - chosen)[(values - chosen).isfinite()]
-    ends = bootstrap_interval(gap, torch.Generator().manual_seed(0))
-    sign = " <" if ends[1] < 0 else " >" if ends[0] > 0 else ""
-    return f"{known.mean():.2f} ({low:.2f}–{high:.2f}){sign}"
+    if len(known) < 2:
+        return -float("inf"), float("inf")
+    return bootstrap_interval(known, torch.Generator().manual_seed(0))
+
+
+def cell(values: Float[Tensor, "P"], chosen: Float[Tensor, "P"]) -> str:
+    """Mean and its interval over prompts; + or − where it clearly lies above or below ours."""
+    low, high = interval(values)
+    least, most = interval(values - chosen)
+    sign = " +" if least > 0 else " −" if most < 0 else ""
+    return f"{values.nanmean():.2f} ({low:.2f}–{high:.2f}){sign}"
 
 
 @torch.no_grad()
@@ -179,8 +186,9 @@ def table(prompts: list[str], images: int, seeds: tuple[int, ...], steps: int) -
     head = "| features | dreamsim-tiny | clip-tiny | style | scene | facing | mean distance |"
     lines = [f"{steps} steps", "", head, "|" + "---|" * 7]
     for name, figures in columns.items():
-        cells = [cell(ours, theirs) for ours, theirs in zip(figures, columns[CHOSEN], strict=True)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        *agreement, spread = figures
+        cells = [cell(v, ours) for v, ours in zip(agreement, columns[CHOSEN][:-1], strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {spread.mean():.2f} |")
     return [*lines, ""]
 
 
