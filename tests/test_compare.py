@@ -187,6 +187,16 @@ def test_unequal_budgets_rewards_and_single_seeds_are_said(tmp_path, grpo):
     assert once.startswith("Each method was trained once")
 
 
+def test_other_measures_of_diversity_in_training_are_said(tmp_path, grpo):
+    drift = make_run(tmp_path / "drift", "drift", changes=["encoder=policy"])
+    *_, units, once = sentences(tmp_path, grpo, drift)
+    assert units.startswith("The runs measured diversity in training by dreamsim-tiny and policy")
+    assert once.startswith("Each method was trained once")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "diversity, dreamsim-tiny and policy against images sampled" in page
+    assert not any("by dreamsim-tiny and" in s for s in sentences(tmp_path, grpo))
+
+
 def test_one_run_and_three(tmp_path, grpo):
     assert sentences(tmp_path, grpo)[0].startswith("GRPO raised the reward (0.000 → 1.00) and kept")
     drift = make_run(tmp_path / "drift", "drift", reward=1.1, clip=0.7)

@@ -218,6 +218,16 @@ def test_every_slot_can_be_switched_by_its_kind():
             "the 64 kept samples of an epoch do not divide into updates_per_epoch (3)",
         ),
         (
+            ["encoder=policy", "evaluation.encoders=[]"],
+            "evaluation.encoders is empty, and encoder 'policy' cannot judge; name others there: "
+            "vae (nothing to fetch), clip, dreamsim, or a -tiny one",
+        ),
+        (
+            ["evaluation.encoders=[clip-tiny, policy]"],
+            "evaluation: encoders: 'policy' would judge each model by itself; name others there: "
+            "vae (nothing to fetch), clip, dreamsim, or a -tiny one",
+        ),
+        (
             ["method=ddpo-buffered", "method.advantage.buffer_size=4"],
             "method.advantage.buffered: min_count (16) must lie in [2, buffer_size (4)]",
         ),
@@ -232,6 +242,12 @@ def test_what_cannot_be_is_refused_with_the_fields_and_their_values(overrides, n
 def test_an_encoder_is_needed_for_shaping_only():
     assert load_recipe("menagerie-grpo", ["encoder="]).encoder == ""
     assert load_recipe("menagerie", ["encoder=", "method.shaping.weight=0"]).encoder == ""
+
+
+def test_the_policys_own_features_shape_where_others_judge():
+    config = load_recipe("menagerie", ["encoder=policy"])
+    assert config.evaluation.encoders == ("dreamsim-tiny", "clip-tiny")
+    assert load_recipe("smoke", ["encoder=policy", "evaluation.encoders=[vae]"]).encoder == "policy"
 
 
 @pytest.mark.parametrize(

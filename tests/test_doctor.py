@@ -2,7 +2,7 @@ import re
 
 import huggingface_hub.constants
 import pytest
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from drift.cli import main
 from drift.doctor import examine
@@ -78,6 +78,26 @@ def test_without_an_encoder(told):
     fine, lines = told("method=grpo", "encoder=")
     assert fine
     assert line_of(lines, "encoder").endswith("none")
+
+
+def test_the_policys_own_features_are_tried(told, tiny_model, tmp_path):
+    fine, lines = told("encoder=policy")
+    assert fine
+    assert line_of(lines, "encoder").endswith("policy")
+    fine, lines = told("encoder=policy", model=without_middle(tiny_model, tmp_path))
+    assert not fine
+    assert "needs a UNet with a middle block" in line_of(lines, "FAILED")
+
+
+def without_middle(tiny_model, folder):
+    """The tiny model with a UNet that has no middle block."""
+    for part in tiny_model.iterdir():
+        if part.name != "unet":
+            (folder / part.name).symlink_to(part)
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet")
+    settings = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    UNet2DConditionModel(**settings | {"mid_block_type": None}).save_pretrained(folder / "unet")
+    return folder
 
 
 def test_every_missing_part_is_named_and_nothing_is_tried(told, offline, tmp_path):

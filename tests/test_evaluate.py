@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -178,6 +179,24 @@ def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
             evaluate(run, **arguments)
     with pytest.raises(UserError, match="prompts=FILE"):
         evaluate(tiny_model, overrides=["rewards=pickscore-tiny"])
+
+
+def test_what_was_shaped_by_the_policys_own_features_is_judged_by_others(run):
+    raw = yaml.safe_load((run / "config.yaml").read_text())
+    raw |= {"encoder": "policy", "evaluation": raw["evaluation"] | {"encoders": ["vae"]}}
+    (run / "config.yaml").write_text(yaml.safe_dump(raw))
+    for own, told in [
+        ("encoders=", "evaluation.encoders is empty, and encoder 'policy' cannot judge"),
+        ("encoders=policy", "encoders: 'policy' would judge each model by itself"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            evaluate(run, overrides=[*QUICK, own])
+    assert not (run / "evaluations").exists()
+    (run / "environment.json").write_text('{"command": "drift train"}')
+    _, last = evaluate(run, overrides=QUICK)
+    assert figures_of(last)["diversity/vae"]["mean"] > 0
+    page = compare([run], run / "page").read_text()
+    assert "Diversity as vae sees it, rewarded in no run" in page
 
 
 def test_a_sum_is_reported_with_its_components(run):

@@ -6,7 +6,7 @@ from drift.errors import UserError
 from drift.functional.dynamics import ddim_step
 from drift.methods.parts import CleanPrompt, NoisedPrompt
 from drift.models import load_model
-from drift.rollout import decode, rollout
+from drift.rollout import decode, late_features, rollout
 
 CLEAN = CleanPrompt()
 SETTINGS = {"steps": 4, "guidance_scale": 2.0, "eta": 1.0}
@@ -84,13 +84,48 @@ def test_a_last_step_to_the_clean_image_is_deterministic_and_has_no_log_probabil
     torch.testing.assert_close(out.latents[0, :, 4], mean, rtol=1e-5, atol=1e-5)
 
 
+def test_features_are_the_mean_over_the_last_quarter_of_the_steps(model):
+    out = draw(model, [[1, 2]], steps=8, features=True)
+    x, embeds = out.latents[0], out.prompt_embeds[[0, 0]]
+    times = model.schedule(8).timesteps
+    with torch.no_grad(), model.capture_features() as seen:
+        for k in range(8):
+            model.predict_noise(x[:, k], times[k].expand(2), embeds, 2.0)
+    assert out.features.shape == (1, 2, 16 * 64)
+    assert out.features.dtype == torch.float32
+    torch.testing.assert_close(out.features[0], (seen[6] + seen[7]) / 2)
+    one, last = [torch.ones(1, 1)], [torch.ones(1, 1) * 3]
+    for steps, expected in [(1, 3.0), (3, 3.0), (4, 3.0), (7, 3.0), (8, 2.0)]:
+        assert late_features(one * (steps - 1) + last).item() == expected
+
+
+def test_capturing_changes_no_sample(model):
+    seeds = [[1, 2, 3], [4, 5, 6]]
+    plain, captured = (draw(model, seeds, features=f) for f in (False, True))
+    assert plain.features is None
+    assert plain.keep(torch.tensor([[0], [1]])).features is None
+    for name in ("latents", "log_probs", "images"):
+        assert torch.equal(getattr(plain, name), getattr(captured, name))
+
+
+def test_features_do_not_depend_on_the_batch(model):
+    seeds = [[1, 2, 3], [4, 5, 6]]
+    together, alone, again = (
+        draw(model, seeds, batch_size=n, features=True).features for n in (8, 1, 8)
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+    assert torch.equal(together, again)
+    assert (together[0, 0] - together[0, 1]).abs().max() > 0.01
+
+
 def test_keeping_candidates_keeps_their_whole_rows(model):
-    out = draw(model, [[1, 2, 3], [4, 5, 6]])
+    out = draw(model, [[1, 2, 3], [4, 5, 6]], features=True)
     kept = out.keep(torch.tensor([[0, 2], [1, 2]]))
     assert kept.seeds.tolist() == [[1, 3], [5, 6]]
     assert torch.equal(kept.latents[1, 0], out.latents[1, 1])
     assert torch.equal(kept.images[0, 1], out.images[0, 2])
     assert torch.equal(kept.log_probs[1, 1], out.log_probs[1, 2])
+    assert torch.equal(kept.features[0, 1], out.features[0, 2])
 
 
 class Card:

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from drift.config import WorkerConfig
 from drift.errors import UserError
-from drift.scoring import embed, open_rewards, score
+from drift.scoring import embed, features_of, open_rewards, score
+from drift.types import Rollout, TextEmbeds
 
 PROMPTS = ["a fox", "a cat"]
 
@@ -121,6 +124,24 @@ def test_features_are_checked():
     with pytest.raises(UserError, match=r"the encoder returned \(5, 4\) for 6 images"):
         embed(lambda x: encoder(x)[:5], images(), PROMPTS)
     assert embed(None, images(), PROMPTS).shape == (2, 3, 0)
+
+
+def test_the_policys_own_features_need_no_encoder():
+    def never(images):
+        raise AssertionError("was asked")
+
+    own = torch.rand(2, 3, 5)
+    steps, latents = torch.zeros(2, 3, 1), torch.zeros(2, 3, 2, 1, 1, 1)
+    seeds, embeds = torch.zeros(2, 3, dtype=torch.long), TextEmbeds(torch.zeros(2, 1, 1))
+    kept = Rollout(PROMPTS, embeds, seeds, steps, latents, images(), own)
+    assert torch.equal(features_of(never, kept), own)
+    without = replace(kept, features=None)
+    seen = features_of(lambda x: x.flatten(1), without)
+    assert torch.equal(seen, images().flatten(2))
+    assert features_of(None, without).shape == (2, 3, 0)
+    own[1, 2, 0] = torch.inf
+    with pytest.raises(UserError, match="features of an image for 'a cat' are not finite"):
+        features_of(None, kept)
 
 
 def test_unknown_names_start_no_worker(monkeypatch):

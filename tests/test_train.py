@@ -9,7 +9,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
-from drift.recipes import load_recipe
+from drift.functional.shaping import intra_group_diversity
+from drift.policy import load_policy
+from drift.recipes import load_recipe, read_prompts
+from drift.rollout import pool_seeds, sample_pool
+from drift.scoring import open_reward, score
 from drift.tracking import read_metrics
 from drift.train import draw_prompts, train
 
@@ -178,6 +182,70 @@ def test_a_resumed_run_remembers_what_its_method_had_seen(config, tmp_path):
             "a bee": rewards,
         }
         assert remembered == json.loads((whole / state).read_text())["method"]
+
+
+OWN = ["encoder=policy", "method.shaping.upper=1.5", *THREE[1:]]
+
+
+def test_the_policys_own_features_shape_and_resume_bit_for_bit(config, monkeypatch):
+    monkeypatch.setattr("drift.scoring.load_encoder", None)  # there is no other network
+    whole = train(config("drift", "whole", *OWN), progress=False)
+    again = train(config("drift", "again", *OWN), progress=False)
+    train(config("drift", "parts", *OWN, "epochs=1"), progress=False)
+    parts = train(config("drift", "parts", *OWN), resume=True, progress=False)
+    for other in (again, parts):
+        assert_equal_weights(whole, other)
+        assert timeless(whole) == timeless(other)
+    for line in read_metrics(whole):
+        assert line["diversity"] > 0
+        assert line["advantages"]["intrinsic"]["abs_max"] > 0
+
+
+def test_the_policys_own_features_are_those_of_the_kept(config):
+    asked = config("drift", "run", *OWN, "epochs=1")
+    line = read_metrics(train(asked, progress=False))[0]
+    model = load_policy(asked)
+    make_trainable(model, asked)
+    prompts = draw_prompts(read_prompts(asked.prompts), 2, asked.seed, epoch=1)
+    pool = sample_pool(model, prompts, pool_seeds(asked, 1), asked)
+    rewards = score(open_reward(asked, "cpu"), pool.images, prompts)
+    kept = pool.keep(asked.method.selection(rewards, 3, torch.Generator()))
+    assert kept.features.shape == (2, 3, 16 * 64)
+    assert line["diversity"] == pytest.approx(intra_group_diversity(kept.features).mean().item())
+    assert line["diversity"] != pytest.approx(intra_group_diversity(pool.features).mean().item())
+
+
+def test_the_policys_own_features_teach_something_else_than_an_encoders(config):
+    file = "checkpoints/step-000001/pytorch_lora_weights.safetensors"
+    runs = {name: config("drift", name, *THREE, f"encoder={name}") for name in ("policy", "vae")}
+    runs["only measured"] = config("grpo", "measured", *THREE, "encoder=policy")
+    runs["grpo"] = config("grpo", "grpo", *THREE)
+    weights = {name: load_file(train(run, progress=False) / file) for name, run in runs.items()}
+    assert any(not torch.equal(w, weights["vae"][key]) for key, w in weights["policy"].items())
+    assert all(torch.equal(w, weights["grpo"][key]) for key, w in weights["only measured"].items())
+
+
+def test_the_batch_size_changes_the_policys_own_features_by_rounding_only(config):
+    lines = [
+        read_metrics(train(config("drift", f"of-{n}", *OWN, "epochs=1", n), progress=False))[0]
+        for n in ("sampling.batch_size=1", "sampling.batch_size=12")
+    ]
+    one, many = (line["diversity"] for line in lines)
+    assert one == pytest.approx(many, rel=1e-4)
+
+
+def test_a_policy_without_features_of_its_own_is_refused_before_anything_is_written(
+    config, tmp_path, monkeypatch
+):
+    def headless(config):
+        model = load_policy(config)
+        model.pipe.unet.mid_block = None
+        return model
+
+    monkeypatch.setattr("drift.train.load_policy", headless)
+    with pytest.raises(UserError, match="'policy' needs a UNet with a middle block"):
+        train(config("drift", "run", *OWN), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_holds_one_run(config):

@@ -18,6 +18,8 @@ from drift.reward_names import canonical, with_components
 
 STRICT = ConfigDict(extra="forbid")
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
+JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"
+OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself computes as it samples
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,6 +127,12 @@ class EvaluateConfig:
     encoders: tuple[str, ...] = ()  # empty: the training encoder
     batch_size: int = 40
 
+    def __post_init__(self) -> None:
+        refuse(
+            any(name.partition(":")[0] == OWN_FEATURES for name in self.encoders),
+            f"encoders: '{OWN_FEATURES}' would judge each model by itself; {JUDGES}",
+        )
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
@@ -133,7 +141,8 @@ class TrainConfig:
     prompts: str  # a text file, one prompt a line, or the name of a shipped list
     method: Method
     reward: RewardName  # a name, a URL, module:function, or a sum: "pickscore + 0.1*aesthetic"
-    encoder: str = "dreamsim-tiny"  # measures, and under DRIFT rewards, diversity; "" for none
+    # Measures, and under DRIFT rewards, diversity; "" for none, "policy" for its own features.
+    encoder: str = "dreamsim-tiny"
     output: str = "runs/run"
     seed: int = 42  # Table 2
     epochs: int = 100
@@ -157,6 +166,10 @@ class TrainConfig:
         refuse(
             method.shaping.weight > 0 and not self.encoder,
             f"method.shaping.weight is {method.shaping.weight}, but encoder is empty",
+        )
+        refuse(
+            self.encoder == OWN_FEATURES and not self.evaluation.encoders,
+            f"evaluation.encoders is empty, and encoder '{OWN_FEATURES}' cannot judge; {JUDGES}",
         )
         refuse(
             self.images_kept % self.optimizer.updates_per_epoch != 0,

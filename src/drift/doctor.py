@@ -16,10 +16,10 @@ from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.plan import changes, plan
 from drift.policy import load_policy, make_trainable, pick_device
-from drift.preflight import check_replay, check_schedule
+from drift.preflight import check_features, check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import sample_pool
-from drift.scoring import embed, open_encoder, open_reward, score
+from drift.scoring import features_of, open_encoder, open_reward, score
 from drift.tracking import Stopwatch
 from drift.update import loss_terms
 
@@ -86,6 +86,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
     clock = Stopwatch()
     check_schedule(model, config)
+    check_features(model, config)
     make_trainable(model, config)
     asked, config = config, plan(config, model, reward, encoder)
     s, o = config.sampling, config.optimizer
@@ -97,7 +98,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     clock.lap("rollout")
     rewards = score(reward, pool.images, pool.prompts)
     clock.lap("scoring")
-    embed(encoder, pool.images, pool.prompts)
+    features_of(encoder, pool)
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")

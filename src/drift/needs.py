@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from drift import hub
 from drift.checksums import checksum
-from drift.config import TrainConfig
+from drift.config import OWN_FEATURES, TrainConfig
 from drift.encoders import find_encoder
 from drift.errors import UserError
 from drift.hub import Part, Weights, is_url
@@ -53,7 +53,8 @@ def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
     Whether a fallback is needed may only be certain once the weights before it are here.
     Functions, URLs and JPEG sizes need nothing.
     """
-    rewards, encoders = [config.reward], [config.encoder] if config.encoder else []
+    rewards = [config.reward]
+    encoders = [name for name in (config.encoder,) if name not in ("", OWN_FEATURES)]
     if evaluation:
         rewards, encoders = rewards + config.judging_rewards, encoders + config.judging_encoders
     check_rewards(rewards)

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from drift.config import TrainConfig
+from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
 from drift.types import PolicyModel, Rollout
@@ -35,6 +35,13 @@ def check_schedule(model: PolicyModel, config: TrainConfig) -> None:
             f"sampling.steps ({steps}): no step of this model's sampler would draw noise, so there "
             "is nothing to train; take more"
         )
+
+
+def check_features(model: PolicyModel, config: TrainConfig) -> None:
+    """Refuse a model that has no features of its own where diversity is to be measured by them."""
+    if config.encoder == OWN_FEATURES:
+        with model.capture_features():
+            pass
 
 
 @torch.no_grad()

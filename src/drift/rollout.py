@@ -1,13 +1,14 @@
 """The only denoising loop."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from drift.batches import halving
-from drift.config import TrainConfig
+from drift.config import OWN_FEATURES, TrainConfig
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
@@ -59,6 +60,11 @@ def decode(
     return torch.cat(parts)
 
 
+def late_features(seen: list[Tensor]) -> Float[Tensor, "B D"]:
+    """Mean over the last quarter of the steps, at least one, of what each of them saw "B D"."""
+    return torch.stack(seen[-max(1, len(seen) // 4) :]).mean(0)
+
+
 def rollout(
     model: PolicyModel,
     prompts: Sequence[str],
@@ -70,10 +76,12 @@ def rollout(
     batch_size: int,
     conditioning: Conditioning,
     decode_batch_size: int = 8,
+    features: bool = False,
 ) -> Rollout:
     """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once.
 
     What does not fit into memory is done again in halves; the samples do not depend on it.
+    `features`: capture the policy's own as well.
     """
     pool = len(seeds[0])
     prompt_embeds = model.encode_prompts(prompts)
@@ -82,24 +90,26 @@ def rollout(
     parts = []
 
     def draw(rows: Int[Tensor, "B"]) -> None:
-        latents, log_probs = denoise(
-            model,
-            flat_embeds[rows.to(model.device)],
-            [flat_seeds[row] for row in rows.tolist()],
-            steps=steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            conditioning=conditioning,
-        )
+        with model.capture_features() if features else nullcontext() as seen:
+            latents, log_probs = denoise(
+                model,
+                flat_embeds[rows.to(model.device)],
+                [flat_seeds[row] for row in rows.tolist()],
+                steps=steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                conditioning=conditioning,
+            )
+        own = [late_features(seen).cpu()] if seen else []
         images = decode(model, latents[:, -1], decode_batch_size)
-        parts.append((latents.cpu(), log_probs.cpu(), images))
+        parts.append((latents.cpu(), log_probs.cpu(), images, *own))
 
     halving(draw, torch.arange(len(flat_seeds)), batch_size, field="batch_size")
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
-    latents, log_probs, images = joined
+    latents, log_probs, images, *own = joined
     embeds = prompt_embeds.each(Tensor.cpu)
-    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images)
+    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images, *own)
 
 
 def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:
@@ -123,4 +133,5 @@ def sample_pool(
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),
         decode_batch_size=sampling.decode_batch_size,
+        features=config.encoder == OWN_FEATURES,
     )

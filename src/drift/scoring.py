@@ -7,13 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from drift.batches import halving
-from drift.config import TrainConfig, WorkerConfig
+from drift.config import OWN_FEATURES, TrainConfig, WorkerConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.rewards import check_rewards, load_rewards
 from drift.rewards.checks import check_scores
 from drift.rewards.worker import load_in_worker
-from drift.types import ImageEncoder, Reward
+from drift.types import ImageEncoder, Reward, Rollout
 
 SMALLEST = 4  # pixels a side; less is no picture
 AT_ONCE = 64  # images, where nobody says
@@ -42,9 +42,10 @@ def open_reward(config: TrainConfig, device: str) -> Reward:
 
 
 def open_encoder(config: TrainConfig, device: str) -> ImageEncoder | None:
-    """The encoder that diversity is measured by in training, if there is one."""
+    """The encoder that diversity is measured by in training, if that is a network of its own."""
     wanted, policy = config.encoder, config.model.name
-    return load_encoder(wanted, device, policy=policy) if wanted else None
+    alone = wanted not in ("", OWN_FEATURES)
+    return load_encoder(wanted, device, policy=policy) if alone else None
 
 
 def check_images(images: Float[Tensor, "P C 3 H W"], prompts: Sequence[str]) -> None:
@@ -108,9 +109,21 @@ def embed(
         parts.append(part)
 
     halving(encode, torch.arange(P * G), batch_size, field=FIELD)
-    features = torch.cat(parts)
-    broken = (~features.isfinite()).any(1).nonzero()
+    return _finite(torch.cat(parts).unflatten(0, (P, G)), prompts)
+
+
+def features_of(
+    encoder: ImageEncoder | None, kept: Rollout, batch_size: int = AT_ONCE
+) -> Float[Tensor, "P G D"]:
+    """The policy's own features if the rollout captured them, else the encoder's of the images."""
+    if kept.features is None:
+        return embed(encoder, kept.images, kept.prompts, batch_size)
+    return _finite(kept.features, kept.prompts)
+
+
+def _finite(features: Float[Tensor, "P G D"], prompts: list[str]) -> Float[Tensor, "P G D"]:
+    broken = (~features.isfinite()).flatten(1).any(1).nonzero()
     if len(broken):
-        prompt = prompts[int(broken[0]) // G]
+        prompt = prompts[int(broken[0])]
         raise UserError(f"the encoder's features of an image for '{prompt}' are not finite")
-    return features.unflatten(0, (P, G))
+    return features

@@ -22,10 +22,10 @@ from drift.methods.parts import State
 from drift.needs import record, refuse_others
 from drift.plan import changes, limit, plan, sizes
 from drift.policy import load_policy, make_trainable, pick_device
-from drift.preflight import check_replay, check_schedule
+from drift.preflight import check_features, check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import pool_seeds, sample_pool
-from drift.scoring import embed, open_encoder, open_reward, score
+from drift.scoring import features_of, open_encoder, open_reward, score
 from drift.tracking import (
     Stopwatch,
     append_metrics,
@@ -73,7 +73,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
     chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
-    features = embed(run.encoder, kept.images, prompts, at_once)
+    features = features_of(run.encoder, kept, at_once)
     intrinsic = method.shaping(features, config.sampling.steps)
     advantages, run.method_state = method.advantage(
         rewards, intrinsic, method.shaping.weight, prompts, run.method_state
@@ -140,6 +140,7 @@ def start(config: TrainConfig, resume: bool) -> Run:
     reward, model = open_reward(config, device), load_policy(config)
     encoder = open_encoder(config, device)
     check_schedule(model, config)
+    check_features(model, config)
     make_trainable(model, config)
     folder, settings = open_run(config, resume), config.optimizer
     optimizer = torch.optim.AdamW(

@@ -98,6 +98,7 @@ class Rollout:
     log_probs: Float[Tensor, "P C T"]
     latents: Float[Tensor, "P C T+1 c h w"]
     images: Float[Tensor, "P C 3 H W"]
+    features: Float[Tensor, "P C D"] | None = None  # the policy's own, where they are asked for
 
     def keep(self, chosen: Int[Tensor, "P G"]) -> "Rollout":
         """The same prompts with only the chosen candidates."""
@@ -109,6 +110,7 @@ class Rollout:
             self.log_probs[rows, chosen],
             self.latents[rows, chosen],
             self.images[rows, chosen],
+            None if self.features is None else self.features[rows, chosen],
         )
 
 
@@ -140,6 +142,10 @@ class PolicyModel(Protocol):
         prompt_embeds: TextEmbeds,
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]: ...
+
+    # Inside it, every `predict_noise` adds its rows' features "B D" to the list, float32: a hidden
+    # state of the network's middle, under the prompt, in about as many numbers at any picture size.
+    def capture_features(self) -> AbstractContextManager[list[Tensor]]: ...
 
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]: ...
 

@@ -52,6 +52,12 @@ def test_the_policys_own_autoencoder_is_taken_or_another(located):
         load_encoder("vae")
 
 
+def test_the_policys_own_features_are_no_encoder():
+    for name in ("policy", "policy:some/model"):
+        with pytest.raises(UserError, match=f"'{name}' is what the policy computes while it samp"):
+            load_encoder(name, policy="some/model")
+
+
 def test_the_menageries_autoencoder_tells_pictures_apart():
     encoder = load_encoder("vae", policy="menagerie/model")
     torch.manual_seed(0)

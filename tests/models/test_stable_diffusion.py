@@ -203,6 +203,97 @@ def test_gradient_checkpointing_changes_no_gradient(folder):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-8)
 
 
+# --- the policy's own features ---
+
+
+def predict(model, rows, guidance_scale=3.0, times=(999, 500, 100)):
+    """Of the first rows of a fixed batch."""
+    x = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    embeds = model.encode_prompts(["a fox", "a bee", "an ant"])
+    with torch.no_grad():
+        return model.predict_noise(x[rows], torch.tensor(times)[rows], embeds[rows], guidance_scale)
+
+
+def test_features_are_the_middle_of_the_network_under_the_prompt(folder):
+    model, outputs = load_model(str(folder)), []
+    hook = model.pipe.unet.mid_block.register_forward_hook(lambda *a: outputs.append(a[-1]))
+    everything = slice(None)
+    with model.capture_features() as seen:
+        predict(model, everything, guidance_scale=1.0)
+        predict(model, everything)
+        predict(model, everything, guidance_scale=0.0)
+    hook.remove()
+    assert [len(o) for o in outputs] == [3, 6, 6]
+    assert outputs[0].shape[1:] == (64, 4, 4)  # here the middle has just as many places
+    assert torch.equal(seen[0], outputs[0].flatten(1))
+    assert torch.equal(seen[1], outputs[1][3:].flatten(1))
+    for features in seen[1:]:  # guidance mixes predictions, not features
+        torch.testing.assert_close(features, seen[0], rtol=1e-4, atol=1e-5)
+    assert (seen[1] - outputs[1][:3].flatten(1)).abs().max() > 1e-3  # the empty prompt's are others
+
+
+def test_features_are_pooled_to_as_many_numbers_at_any_size(folder):
+    model = load_model(str(folder))
+    embeds, t = model.encode_prompts(["a fox"]), torch.tensor([500])
+    with torch.no_grad(), model.capture_features() as seen:
+        for height, width in [(8, 8), (16, 32), (4, 4)]:
+            model.predict_noise(torch.randn(1, 16, height, width), t, embeds, 2.0)
+    assert [features.shape for features in seen] == [(1, 16 * 64)] * 3
+
+
+def test_features_do_not_depend_on_the_batch(folder):
+    model = load_model(str(folder))
+    with model.capture_features() as seen:
+        predict(model, slice(None))
+        for k in range(3):
+            predict(model, slice(k, k + 1))
+    torch.testing.assert_close(seen[0], torch.cat(seen[1:]), rtol=1e-4, atol=1e-5)
+
+
+def test_capturing_changes_no_prediction_and_ends_with_its_context(folder):
+    model = load_model(str(folder))
+    before = predict(model, slice(None))
+    with model.capture_features() as seen:
+        assert torch.equal(predict(model, slice(None)), before)
+    with pytest.raises(ValueError, match="on the way"), model.capture_features() as failed:
+        raise ValueError("on the way")
+    assert torch.equal(predict(model, slice(None)), before)
+    assert (len(seen), len(failed)) == (1, 0)
+    assert not model.pipe.unet.mid_block._forward_hooks
+
+
+def test_features_are_those_of_the_policy_with_its_adapter(folder):
+    model = load_model(str(folder))
+    with model.capture_features() as base:
+        predict(model, slice(None))
+    model.add_adapter(4, 8, ("to_q", "to_k", "to_v", "to_out.0"), seed=0)
+    for parameter in model.trainable_parameters():
+        parameter.data += 0.1
+    with model.capture_features() as seen:
+        predict(model, slice(None))
+        with model.reference():
+            predict(model, slice(None))
+    assert (seen[0] - base[0]).abs().max() > 1e-3
+    torch.testing.assert_close(seen[1], base[0], rtol=1e-5, atol=1e-5)
+
+
+def test_features_of_a_network_in_half_precision_are_float32(folder):
+    full, half = load_model(str(folder)), load_model(str(folder), dtype=torch.bfloat16)
+    with full.capture_features() as theirs:
+        predict(full, slice(None))
+    with half.capture_features() as ours:
+        predict(half, slice(None))
+    assert ours[0].dtype == torch.float32
+    assert 0 < (ours[0] - theirs[0]).abs().max() < 0.1 * theirs[0].abs().max()
+
+
+def test_a_network_without_a_middle_has_no_features(folder):
+    model = load_model(str(folder))
+    model.pipe.unet.mid_block = None  # as in some distilled models
+    with pytest.raises(UserError, match="'policy' needs a UNet with"), model.capture_features():
+        pass
+
+
 def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match="there is no file or folder"):
         load_model(str(tmp_path / "absent"))

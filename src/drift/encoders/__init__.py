@@ -40,6 +40,11 @@ def find_encoder(name: str, policy: str = "") -> Part:
     fine-tuned, for encoders that are a part of it.
     """
     kind, _, own = name.partition(":")
+    if kind == "policy":
+        raise UserError(
+            f"encoder: '{name}' is what the policy computes while it samples, and no encoder of "
+            "pictures; say encoder=policy in training, and judge by vae, clip, dreamsim, ..."
+        )
     if kind not in ENCODERS:
         raise UserError(f"encoder: there is no '{kind}'; choose one of {', '.join(ENCODERS)}")
     part = ENCODERS[kind]

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import logging as diffusers_logging
@@ -30,6 +32,8 @@ UNET_FILE = "diffusion_pytorch_model.safetensors"  # beside its config.json, as 
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
+
+PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
 
 class StableDiffusion:
@@ -61,6 +65,7 @@ class StableDiffusion:
             self.pipe.unet.enable_gradient_checkpointing()
         self.alphas = self.pipe.scheduler.alphas_cumprod.to(self.device)
         self.empty_prompt = self.encode_prompts([""]).tokens
+        self.captured: list[Tensor] | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -195,12 +200,34 @@ class StableDiffusion:
         x = x.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
+        if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
+            self.captured[-1] = self.captured[-1][-len(latents) :]
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = guide(without, with_prompt, guidance_scale)
         if self.pipe.scheduler.config.prediction_type == "v_prediction":
             predicted = velocity_to_noise(latents, predicted, self.alphas[timesteps])
         return predicted
+
+    @contextmanager
+    def capture_features(self) -> Iterator[list[Tensor]]:
+        """Inside it, `predict_noise` lists the output of the UNet's middle, on a grid of places.
+
+        "B 16·C" float32, 20,480 numbers in SD 1.5. One place would forget where things are.
+        """
+        middle, seen = self.pipe.unet.mid_block, []
+        if middle is None:
+            raise UserError("encoder: 'policy' needs a UNet with a middle block; this one has none")
+
+        def keep(_: Module, inputs: Any, activation: Float[Tensor, "B C h w"]) -> None:
+            seen.append(F.adaptive_avg_pool2d(activation.float(), PLACES).flatten(1))
+
+        hook, self.captured = middle.register_forward_hook(keep), seen
+        try:
+            yield seen
+        finally:
+            hook.remove()
+            self.captured = None
 
     def _autocast(self) -> torch.autocast:
         half = self.dtype != torch.float32

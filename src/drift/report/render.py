@@ -129,6 +129,7 @@ def render(
     judged, reward = runs[0].evaluations[0], judging_reward(runs)
     summary, sentences = verdict(runs)
     differing, common = settings(runs)
+    measured = dict.fromkeys(run.config.encoder for run in runs if run.config.encoder)
     return template.render(
         css=Markup(css),
         policy=f"default-src 'none'; style-src '{style_hash(css)}'; img-src data:; "
@@ -146,7 +147,7 @@ def render(
         frontiers=frontiers(runs, reward),
         curves=[
             training_chart(runs, "reward", f"reward, {runs[0].config.reward}"),
-            training_chart(runs, "diversity", f"diversity, {runs[0].config.encoder}"),
+            training_chart(runs, "diversity", f"diversity, {' and '.join(measured)}"),
         ],
         differing=differing,
         common=common,

@@ -169,6 +169,12 @@ def cautions(runs: Sequence[Compared]) -> list[str]:
     trained = sorted({run.config.reward for run in runs})
     if len(trained) > 1:
         found.append(f"The runs were trained on different rewards: {', '.join(trained)}.")
+    measured = sorted({run.config.encoder for run in runs} - {""})
+    if len(measured) > 1:
+        found.append(
+            f"The runs measured diversity in training by {' and '.join(measured)}: those curves "
+            "have different units."
+        )
     if max(Counter(run.config.method_name for run in runs).values()) == 1:
         found.append(
             "Each method was trained once: another training seed may change the order. "
