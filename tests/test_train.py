@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.functional.shaping import intra_group_diversity
-from drift.policy import load_policy
+from drift.policy import load_policy, make_trainable
 from drift.recipes import load_recipe, read_prompts
 from drift.rollout import pool_seeds, sample_pool
 from drift.scoring import open_reward, score
