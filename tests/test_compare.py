@@ -18,7 +18,7 @@ from drift.recipes import load_recipe
 from drift.report import render
 from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spread
 from drift.report.figures import summarise, whole
-from drift.report.render import sheets, spread_out
+from drift.report.render import describe_environment, sheets, spread_out
 from drift.report.runs import FORMAT, evaluation_folder, read_training
 from drift.report.verdict import difference, number
 
@@ -292,3 +292,24 @@ def test_sheets_fit_the_page(monkeypatch):
     monkeypatch.setattr(render, "IMAGE_BUDGET", 30_000)
     made = sheets(prompts, [noise])
     assert len(made) == 6 and sum(len(i) for s in made for i in s.images) < 41_000
+
+
+def test_a_run_without_a_record_of_its_machine_is_compared(grpo, tmp_path):
+    (grpo / "environment.json").unlink()
+    page = compare([grpo], tmp_path / "out").read_text(encoding="utf-8")
+    assert f"drift train {grpo}" not in page
+    assert f"drift evaluate {grpo}" in page
+
+
+def test_of_the_weights_the_page_has_names_and_one_checksum():
+    entry = {"name": "menagerie/model", "path": "/x", "sha256": {"a.json": "1" * 64, "b": "2" * 64}}
+    other = {"name": "http://localhost/score"}
+    told = describe_environment({"git": None, "weights": {"model": [entry], "reward x": [other]}})
+    name, count, checksum = told["weights: model"].split(", ")
+    assert (name, count) == ("menagerie/model", "2 files")
+    assert re.fullmatch("SHA-256 [0-9a-f]{12}", checksum)
+    assert told.keys() == {"git", "weights: model", "weights: reward x"}
+    assert told["weights: reward x"] == other["name"]
+    entry["sha256"]["b"] = "3" * 64
+    again = describe_environment({"weights": {"model": [entry]}})["weights: model"]
+    assert again.startswith("menagerie/model, 2 files, ") and not again.endswith(checksum)

@@ -102,6 +102,21 @@ def flatten(value: Any, path: str = "") -> dict[str, str]:
     return {path: "" if value is None else str(value)}
 
 
+def describe_environment(environment: dict[str, Any]) -> dict[str, str]:
+    """Flat, as text; of the weights only their names and one checksum over each part's files."""
+    plain = flatten({key: value for key, value in environment.items() if key != "weights"})
+    for role, entries in environment.get("weights", {}).items():
+        names = ", ".join(entry["name"] for entry in entries)
+        sums = [
+            f"{file} {sha}" for entry in entries for file, sha in entry.get("sha256", {}).items()
+        ]
+        joint = hashlib.sha256("\n".join(sorted(sums)).encode()).hexdigest()[:12]
+        plain[f"weights: {role}"] = (
+            f"{names}, {len(sums)} files, SHA-256 {joint}" if sums else names
+        )
+    return plain
+
+
 def settings(runs: Sequence[Compared]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
     """(settings that differ, with each run's), (settings in common)."""
     adapter = TypeAdapter(TrainConfig)
@@ -152,5 +167,5 @@ def render(
         differing=differing,
         common=common,
         command=command,
-        environments=[flatten(run.environment) for run in runs],
+        environments=[describe_environment(run.environment) for run in runs],
     )
