@@ -323,3 +323,12 @@ def test_bad_prompt_files(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         read_prompts(str(file))
+
+
+def test_names_may_be_written_with_commas_between_them():
+    asked = ["evaluation.encoders=vae,clip-tiny", "evaluation.rewards=hpsv2-tiny"]
+    config = load_recipe("smoke", [*asked, "model.target_modules=to_q,to_v"])
+    assert config.evaluation.encoders == ("vae", "clip-tiny")
+    assert config.evaluation.rewards == ("hpsv2-tiny",)
+    assert config.model.target_modules == ("to_q", "to_v")
+    assert load_recipe("smoke", ["evaluation.encoders="]).evaluation.encoders == ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from drift.errors import UserError, refuse
@@ -17,6 +17,14 @@ from drift.methods.parts import Method
 from drift.reward_names import canonical, with_components
 
 STRICT = ConfigDict(extra="forbid")
+
+
+def _split(value: object) -> object:
+    """Names with commas between them, as they are written on a command line."""
+    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
 JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"
 OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself computes as it samples
@@ -30,7 +38,7 @@ class ModelConfig:
     tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
     lora_rank: int = 8  # Table 2
     lora_alpha: int = 16  # Table 2
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    target_modules: Names = ("to_q", "to_k", "to_v", "to_out.0")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # what is trained stays float32
     gradient_checkpointing: bool = False  # a fifth of the memory of a backward pass, a third slower
 
@@ -123,8 +131,12 @@ class EvaluateConfig:
     guidance_scale: float = 5.0
     eta: float = 1.0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
-    rewards: tuple[RewardName, ...] = ()  # empty: the training reward, and each part of a sum
-    encoders: tuple[str, ...] = ()  # empty: the training encoder
+    rewards: Annotated[
+        tuple[RewardName, ...], BeforeValidator(_split)
+    ] = ()  # empty: the training reward, and each part of a sum
+    encoders: Annotated[
+        tuple[str, ...], BeforeValidator(_split)
+    ] = ()  # empty: the training encoder
     batch_size: int = 40
 
     def __post_init__(self) -> None:

@@ -73,15 +73,13 @@ def sample(
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key=value` (or `evaluation.key=value`) texts as values; commas part lists of names."""
+    """`key=value` (or `evaluation.key=value`) texts as values."""
     changes = {}
     for text in overrides:
         key, equals, value = text.removeprefix("evaluation.").partition("=")
         if not equals or not key:
             raise UserError(f"'{text}' is not an override: write key=value")
-        parsed = yaml.safe_load(value) if value else ""
-        listed = key in ("rewards", "encoders") and isinstance(parsed, str)
-        changes[key] = [part for part in parsed.split(",") if part] if listed else parsed
+        changes[key] = yaml.safe_load(value) if value else ""
     return changes
 
 

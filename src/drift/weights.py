@@ -27,7 +27,10 @@ def read_weights(file: Path, *, field: str) -> dict[str, Any]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to load it all the same
+        reason = "it is damaged, or a pickle of more than weights, which is not read"
+        raise UserError(f"{field}: cannot read weights from {file}: {reason}") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{field}: cannot read weights from {file}: {reason}") from error
     if not isinstance(content, dict):
