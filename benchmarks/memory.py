@@ -24,7 +24,7 @@ from drift.encoders.dreamsim import DreamSim
 from drift.memory import peak_memory
 from drift.models.stable_diffusion import StableDiffusion
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
-from drift.plan import plan, read_size, sizes, stages
+from drift.plan import SHARE, plan, read_size, sizes, stages
 from drift.policy import make_trainable
 from drift.recipes import load_recipe
 from drift.rewards.clip_score import ClipScore
@@ -120,7 +120,7 @@ def cuda_autocast() -> Iterator[None]:
 def fit_card(parts: Imagined, card: float) -> TrainConfig:
     """The plan on a card of so many bytes, of which CUDA and the weights take their part."""
     free = card - CONTEXT - sum(parts.weights().values())
-    return plan(parts.config, parts.model, parts.reward, parts.encoder, free=int(0.85 * free))
+    return plan(parts.config, parts.model, parts.reward, parts.encoder, free=int(SHARE * free))
 
 
 def report(overrides: list[str], say: Callable[[str], None] = print) -> None:

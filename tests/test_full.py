@@ -22,19 +22,9 @@ from drift.rollout import pool_seeds, sample_pool
 from drift.tracking import read_metrics
 from drift.train import train
 from tests.test_generate import SEEDS, plain_diffusers
+from tests.test_train import SMALL
 
-FULL = [
-    "model.tune=full",
-    "optimizer.learning_rate=1e-4",
-    "epochs=2",
-    "checkpoint_every=1",
-    "threads=1",
-    "sampling.steps=3",
-    "sampling.prompts_per_epoch=2",
-    "sampling.pool_size=4",
-    "sampling.group_size=2",
-    "optimizer.updates_per_epoch=2",
-]
+FULL = [*SMALL, "model.tune=full", "optimizer.learning_rate=1e-4"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -26,6 +26,7 @@ def _split(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
+RewardNames = Annotated[tuple[RewardName, ...], BeforeValidator(_split)]
 JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"
 OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself computes as it samples
 
@@ -131,12 +132,8 @@ class EvaluateConfig:
     guidance_scale: float = 5.0
     eta: float = 1.0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
-    rewards: Annotated[
-        tuple[RewardName, ...], BeforeValidator(_split)
-    ] = ()  # empty: the training reward, and each part of a sum
-    encoders: Annotated[
-        tuple[str, ...], BeforeValidator(_split)
-    ] = ()  # empty: the training encoder
+    rewards: RewardNames = ()  # empty: the training reward, and each part of a sum
+    encoders: Names = ()  # empty: the training encoder
     batch_size: int = 40
 
     def __post_init__(self) -> None:

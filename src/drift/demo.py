@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from drift.errors import UserError
-from drift.processes import run_all
+from drift.processes import judge_all, run_all
 from drift.recipes import load_recipe
 from drift.tracking import read_metrics
 
@@ -59,13 +59,7 @@ def demo(out: Path | None, overrides: list[str]) -> Path:
     run_all(out, train, at_once=2, watch=_watcher(runs, epochs))
 
     print("2/3  judging base, GRPO and DRIFT on animals and seeds not trained on", flush=True)
-    first = str(runs["grpo"])
-    run_all(out, {"base-evaluate": ["evaluate", first, "--checkpoints", "base"]}, at_once=1)
-    judge = {
-        f"{method}-evaluate": ["evaluate", str(run), "--checkpoints", "all", "--base", first]
-        for method, run in runs.items()
-    }
-    run_all(out, judge, at_once=2)
+    judge_all(out, runs, at_once=2)
 
     print("3/3  writing the page", flush=True)
     run_all(out, {"compare": ["compare", *map(str, runs.values()), "--out", str(out)]}, at_once=1)

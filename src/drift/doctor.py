@@ -6,7 +6,6 @@ one backward pass on this machine, now.
 
 import platform
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 import torch
@@ -21,7 +20,7 @@ from drift.recipes import read_prompts
 from drift.rollout import sample_pool
 from drift.scoring import features_of, open_encoder, open_reward, score
 from drift.tracking import Stopwatch
-from drift.update import loss_terms
+from drift.update import trial_gradient
 
 GIB = 2**30
 
@@ -96,21 +95,22 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
     pool = sample_pool(model, prompts[:2], seeds, config)
     images = pool.log_probs.shape[0] * group
     clock.lap("rollout")
-    rewards = score(reward, pool.images, pool.prompts)
+    rewards = score(reward, pool.images, pool.prompts, s.scoring_batch_size)
     clock.lap("scoring")
-    features_of(encoder, pool)
+    features_of(encoder, pool, s.scoring_batch_size)
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")
-    pairs = min(o.micro_batch_size, images * stochastic)
-    _backward(model, pool, group_advantages(rewards), config, pairs)
+    every = torch.cartesian_prod(torch.arange(images), torch.arange(stochastic))
+    pairs = every[: o.micro_batch_size]
+    trial_gradient(model, pool, group_advantages(rewards), config, pairs)
     clock.lap("backward")
 
-    seconds = _epoch_seconds(clock.seconds, images, pairs, stochastic, config)
+    seconds = _epoch_seconds(clock.seconds, images, len(pairs), stochastic, config)
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
     trained = sum(p.numel() for p in model.trainable_parameters())
-    later = 3 * trained + stored * config.images_sampled  # moments and a second gradient; the pool
+    later = 4 * trained + stored * config.images_sampled  # two moments, two gradients; the pool
     memory = psutil.Process().memory_info().rss + 4 * later
     on_card = (
         f", and {torch.cuda.max_memory_reserved(model.device) / GIB:.1f} GiB on the card"
@@ -142,13 +142,3 @@ def _epoch_seconds(
         + spent["embedding"] / images * config.images_kept,
         "update": spent["backward"] / pairs * config.images_kept * steps.shape[1],
     }
-
-
-def _backward(model, pool, advantages: Any, config: TrainConfig, pairs: int) -> None:
-    """One micro-batch of an update, as `update` would take it, without the step."""
-    schedule, method = model.schedule(config.sampling.steps), config.method
-    drawn = torch.arange(schedule.stochastic)
-    chosen = torch.cartesian_prod(torch.arange(pool.seeds.numel()), drawn)[:pairs]
-    weights = method.weighting(schedule, config.sampling.eta)
-    _, loss, penalty = loss_terms(model, pool, advantages, config, chosen, schedule, weights)
-    (loss + method.regulariser.weight * penalty).mean().backward()

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +31,7 @@ from drift.methods.parts.conditioning import CleanPrompt, Conditioning
 from drift.models import locate_model, model_files
 from drift.pixels import to_pixels
 from drift.policy import load_policy, pick_device, put_weights
-from drift.recipes import read_prompts
+from drift.recipes import parse_override, read_prompts
 from drift.report import runs
 from drift.report.figures import Judges, Pixels, measure, measure_against
 from drift.report.sheets import contact_sheet, webp
@@ -74,13 +73,8 @@ def sample(
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """`key=value` (or `evaluation.key=value`) texts as values."""
-    changes = {}
-    for text in overrides:
-        key, equals, value = text.removeprefix("evaluation.").partition("=")
-        if not equals or not key:
-            raise UserError(f"'{text}' is not an override: write key=value")
-        changes[key] = yaml.safe_load(value) if value else ""
-    return changes
+    parsed = [parse_override(text.removeprefix("evaluation.")) for text in overrides]
+    return {".".join(path): value for path, value in parsed}
 
 
 def _check(asked: EvaluateConfig) -> None:

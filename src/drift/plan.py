@@ -19,7 +19,7 @@ from drift.functional.noise import trajectory_noise
 from drift.memory import free_memory, peak_memory
 from drift.rollout import decode
 from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
-from drift.update import loss_terms
+from drift.update import trial_gradient
 
 SHARE = 0.85  # of the free memory that is planned with; the rest is for the allocator's gaps
 MOST = 64  # rows at once, where a recipe leaves it open; more is hardly faster
@@ -142,13 +142,13 @@ def _noise(model: PolicyModel, rows: int, steps: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def _predict(model: PolicyModel, rows: int, config: TrainConfig) -> Tensor:
-    """One denoising step; the states that a trajectory collects are there as well."""
-    sampling = config.sampling
-    states = [_noise(model, rows)[0].to(model.device) for _ in range(2 * sampling.steps)]
+def _predict(model: PolicyModel, rows: int, config: TrainConfig) -> tuple[Tensor, Tensor]:
+    """One denoising step; the states that a trajectory collects, and their stack, are there too."""
+    sampling, x = config.sampling, _noise(model, rows)[0].to(model.device)
+    collected = x.new_empty(2 * sampling.steps, *x.shape)
     times = model.schedule(sampling.steps).timesteps[:1].expand(rows)
     embeds = model.encode_prompts([PROMPT] * rows)
-    return model.predict_noise(states[0], times, embeds, sampling.guidance_scale)
+    return collected, model.predict_noise(x, times, embeds, sampling.guidance_scale)
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def _judge(reward: Reward, encoder: ImageEncoder | None, image: Tensor, rows: in
 
 def _backward(model: PolicyModel, rows: int, config: TrainConfig) -> None:
     """The gradient of one micro-batch, of the first steps of one made-up trajectory."""
-    schedule, steps = model.schedule(config.sampling.steps), config.sampling.steps
+    steps, drawn = config.sampling.steps, model.schedule(config.sampling.steps).stochastic
     made_up = Rollout(
         [PROMPT],
         model.encode_prompts([PROMPT]).each(Tensor.cpu),
@@ -177,10 +177,5 @@ def _backward(model: PolicyModel, rows: int, config: TrainConfig) -> None:
         _noise(model, 1, steps).movedim(1, 0)[None],
         torch.zeros(1, 1, 3, 1, 1),
     )
-    pairs = torch.stack([torch.zeros(rows).long(), torch.arange(rows) % schedule.stochastic], 1)
-    weights = config.method.weighting(schedule, config.sampling.eta)
-    _, loss, penalty = loss_terms(
-        model, made_up, torch.ones(1, 1), config, pairs, schedule, weights
-    )
-    total = (loss + config.method.regulariser.weight * penalty).mean()
-    torch.autograd.grad(total, model.trainable_parameters(), allow_unused=True)
+    pairs = torch.stack([torch.zeros(rows).long(), torch.arange(rows) % drawn], 1)
+    trial_gradient(model, made_up, torch.ones(1, 1), config, pairs)

@@ -37,6 +37,24 @@ def run_all(
             process.wait()
 
 
+def judge_all(
+    logs: Path,
+    runs: dict[str, Path],
+    *,
+    at_once: int,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """Evaluate the base model once, then every checkpoint of each of `runs` beside it."""
+    first = str(next(iter(runs.values())))
+    base = {"base-evaluate": ["evaluate", first, "--checkpoints", "base"]}
+    run_all(logs, base, at_once=1)
+    each = {
+        f"{name}-evaluate": ["evaluate", str(run), "--checkpoints", "all", "--base", first]
+        for name, run in runs.items()
+    }
+    run_all(logs, each, at_once=at_once, watch=watch)
+
+
 def _start(log: Path, arguments: list[str]) -> subprocess.Popen:
     with log.open("w") as out:
         command = [sys.executable, "-m", "drift", *arguments]

@@ -12,8 +12,7 @@ import torch
 from tqdm import tqdm
 
 from drift.checkpoint import list_checkpoints
-from drift.processes import run_all
-from drift.report.runs import evaluation_folder
+from drift.processes import judge_all, run_all
 from drift.studies import STUDIES, Planned, cost, plan_runs
 from drift.tracking import read_metrics
 
@@ -24,9 +23,8 @@ def finished(run: Planned) -> bool:
     return bool(valid) and valid[-1].epoch >= run.config.epochs
 
 
-def tell(name: str, runs: Sequence[Planned], at_once: int) -> list[str]:
-    """The plan and its cost, in lines."""
-    todo = [run for run in runs if not finished(run)]
+def tell(name: str, runs: Sequence[Planned], todo: Sequence[Planned], at_once: int) -> list[str]:
+    """The plan and the cost of what is `todo`, in lines."""
     lines = [f"{name}: {STUDIES[name].shows}"]
     for run in runs:
         state = "to do" if run in todo else "done"
@@ -75,12 +73,13 @@ def reproduce(
     at_once = at_once or (1 if on_card else 2)
     threads = [] if on_card else ["threads=1"]
     runs = plan_runs(name, world, budget, seeds, out, [*threads, *overrides])
-    for line in tell(name, runs, at_once):
+    todo = [run for run in runs if not finished(run)]
+    for line in tell(name, runs, todo, at_once):
         say(line)
     if dry_run:
         return []
     start, logs = time.perf_counter(), out / f"{world}-{budget}" / "logs"
-    _train([run for run in runs if not finished(run)], logs, at_once)
+    _train(todo, logs, at_once)
     _evaluate(runs, logs, at_once)
     pages = _compare(name, runs, out / f"{world}-{budget}" / name, logs)
     say(f"{name}: done, {(time.perf_counter() - start) / 60:.1f} minutes now")
@@ -103,27 +102,15 @@ def _train(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
 
 
 def _evaluate(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
-    """The base model once, then every checkpoint of every run."""
-    first = str(runs[0].folder)
-    base = {"evaluate-base": ["evaluate", first, "--checkpoints", "base"]}
-    run_all(logs, base, at_once=1)
-    expected = [
-        evaluation_folder(run.folder, checkpoint.epoch)
-        for run in runs
-        for checkpoint in list_checkpoints(run.folder)[0]
-    ]
-    commands = {
-        f"evaluate-{run.name}": [
-            *("evaluate", str(run.folder), "--checkpoints", "all", "--base", first)
-        ]
-        for run in runs
-    }
+    """Every checkpoint of every run."""
+    checkpoints = [f for run in runs for f in (run.folder / "checkpoints").glob("step-*")]
+    expected = [f.parents[1] / "evaluations" / f.name / "metrics.json" for f in checkpoints]
     with tqdm(total=len(expected), desc="judging", unit="checkpoint") as bar:
 
         def watch() -> None:
-            bar.update(sum((folder / "metrics.json").exists() for folder in expected) - bar.n)
+            bar.update(sum(file.exists() for file in expected) - bar.n)
 
-        run_all(logs, commands, at_once=at_once, watch=watch)
+        judge_all(logs, {run.name: run.folder for run in runs}, at_once=at_once, watch=watch)
 
 
 def _compare(name: str, runs: Sequence[Planned], out: Path, logs: Path) -> list[Path]:

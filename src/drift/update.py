@@ -141,6 +141,21 @@ def loss_terms(
     return log_prob, loss, penalty
 
 
+def trial_gradient(
+    model: PolicyModel,
+    kept: Rollout,
+    advantages: Float[Tensor, "P G"],
+    config: TrainConfig,
+    pairs: Int[Tensor, "B 2"],
+) -> tuple[Tensor | None, ...]:
+    """The gradient of one micro-batch, as an update would take it; nothing is changed by it."""
+    method, schedule = config.method, model.schedule(config.sampling.steps)
+    weights = method.weighting(schedule, config.sampling.eta)
+    _, loss, penalty = loss_terms(model, kept, advantages, config, pairs, schedule, weights)
+    total = (loss + method.regulariser.weight * penalty).mean()
+    return torch.autograd.grad(total, model.trainable_parameters(), allow_unused=True)
+
+
 def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
     method, parameters, tally = config.method, model.trainable_parameters(), Tally(len(schedule))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.models import load_model
-from drift.models.stable_diffusion import UNET_FILE
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -59,7 +59,7 @@ def test_unfreezing_changes_nothing_and_trains_every_weight(folder):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_in_half_precision_the_weights_start_from_the_bases_own_unrounded(folder, dtype):
     model = unfrozen(folder, dtype=dtype)
-    published = load_file(folder / "unet" / UNET_FILE)
+    published = load_file(folder / "unet" / SAFETENSORS_WEIGHTS_NAME)
     for name, parameter in model.network.named_parameters():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, published[name])
@@ -96,7 +96,10 @@ def test_saved_weights_are_a_unet_of_plain_diffusers(folder, tmp_path, dtype):
     model = unfrozen(folder, dtype=dtype)
     train_a_little(model)
     model.save_weights(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", UNET_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        SAFETENSORS_WEIGHTS_NAME,
+    ]
     plain = UNet2DConditionModel.from_pretrained(tmp_path)
     for name, theirs in plain.state_dict().items():
         assert torch.equal(theirs, model.network.state_dict()[name])
@@ -114,7 +117,7 @@ def test_weights_of_another_network_are_refused_by_name(folder, tmp_path):
     state = model.network.state_dict()
     state["conv_in.weight"] = torch.zeros(2, 2)
     state["odd"] = state.pop("conv_out.bias")
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / UNET_FILE)
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / SAFETENSORS_WEIGHTS_NAME)
     told = r"does not fit UNet2DConditionModel; 1 missing: conv_out.bias; 1 unexpected: odd; 1 of"
     with pytest.raises(UserError, match=told):
         model.load_weights(tmp_path)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
 from peft import LoraConfig
@@ -27,8 +28,6 @@ from drift.errors import UserError
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule, TextEmbeds
 from drift.weights import fit_weights, read_weights
-
-UNET_FILE = "diffusion_pytorch_model.safetensors"  # beside its config.json, as diffusers writes it
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
@@ -106,7 +105,7 @@ class StableDiffusion:
         if not self._adapted:
             self.pipe.unet.save_config(folder)
             state = {n: p.cpu().contiguous() for n, p in self.pipe.unet.state_dict().items()}
-            save_file(state, folder / UNET_FILE, metadata={"format": "pt"})
+            save_file(state, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
             return
         config = self.pipe.unet.peft_config["default"].to_dict()
         config["target_modules"] = sorted(config["target_modules"])  # a set: its order is chance
@@ -120,7 +119,7 @@ class StableDiffusion:
     def load_weights(self, folder: Path) -> None:
         """Put saved weights into the adapter made by `add_adapter`, or the UNet unfrozen."""
         if not self._adapted:
-            file, field = folder / UNET_FILE, "checkpoint"
+            file, field = folder / SAFETENSORS_WEIGHTS_NAME, "checkpoint"
             fit_weights(self.pipe.unet, read_weights(file, field=field), source=file, field=field)
             return
         state, _ = StableDiffusionPipeline.lora_state_dict(folder)

@@ -55,7 +55,8 @@ def _known_parts() -> set[str]:
     return {f"{slot}.{p.kind}" for slot, hint in hints.items() for p in get_args(hint) or (hint,)}
 
 
-def _parse_override(text: str) -> tuple[list[str], Any]:
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """Path and value of a `key.sub=value`."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise UserError(f"'{text}' is not an override: write key=value or key.sub=value")
@@ -103,7 +104,7 @@ def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
     if method:
         _apply(raw, ["method"], method)
     for override in overrides:
-        _apply(raw, *_parse_override(override))
+        _apply(raw, *parse_override(override))
     parts = raw.pop("parts", None) or {}
     unknown = set(parts) - _known_parts()
     if unknown:
