@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from drift.compare import compare, name_runs
+from drift.compare import compare
 from drift.config import to_yaml
 from drift.errors import UserError
 from drift.recipes import load_recipe
 from drift.report import render
+from drift.report.arms import name_runs
 from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spread
 from drift.report.figures import summarise, whole
 from drift.report.render import describe_environment, sheets, spread_out

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from drift.config import TrainConfig, load_run_config
+from drift.config import load_run_config
 from drift.errors import UserError
+from drift.report.arms import Compared, name_runs
 from drift.report.render import render
 from drift.report.runs import (
     evaluation_folder,
@@ -21,18 +22,7 @@ from drift.report.runs import (
     list_evaluations,
     read_training,
 )
-from drift.report.verdict import Compared, verdict
-
-
-def name_runs(folders: Sequence[Path], configs: Sequence[TrainConfig]) -> list[str]:
-    """The method's name where it is the only run of it, else the folder's, else the whole path."""
-    methods = [config.method_name.upper() for config in configs]
-    choices = [methods, [folder.resolve().name for folder in folders], list(map(str, folders))]
-    labels = []
-    for options in zip(*choices, strict=True):
-        unique = [o for o, among in zip(options, choices, strict=True) if Counter(among)[o] == 1]
-        labels.append(next(filter(None, unique), options[-1]))
-    return labels
+from drift.report.verdict import verdict
 
 
 def read_runs(folders: Sequence[Path]) -> list[Compared]:

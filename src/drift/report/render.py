@@ -15,10 +15,11 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from drift.config import TrainConfig
+from drift.report.arms import Compared
 from drift.report.charts import Line, line_chart, rolling_mean
 from drift.report.sheets import block, data_uri, webp
 from drift.report.table import table
-from drift.report.verdict import Compared, judging_reward, rewarded_encoders, verdict
+from drift.report.verdict import judging_reward, rewarded_encoders, verdict
 
 COLUMNS, PICTURES = 4, 8  # of one model under one prompt
 MOST_PROMPTS = (24, 12, 6)  # shown, as the budget allows

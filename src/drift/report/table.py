@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.menagerie.judge import taste_name
-from drift.report.verdict import Compared, judging_reward, number, rewarded_encoders
+from drift.report.arms import Compared
+from drift.report.verdict import judging_reward, number, rewarded_encoders
 from drift.reward_names import parse
 
 

@@ -7,43 +7,15 @@ nothing about other training seeds, and the sentences say so.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from drift.config import TrainConfig
 from drift.functional.pareto import bootstrap_interval, frontier
+from drift.report.arms import Compared
 
 FEWEST_PROMPTS = 5  # with fewer, no difference is claimed
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A run as the comparison sees it; `evaluations` by step, 0 = the base model."""
-
-    label: str
-    run: Path
-    config: TrainConfig
-    evaluations: dict[int, dict[str, Any]]
-    training: list[dict[str, int | float]]
-    environment: dict[str, Any]
-
-    @property
-    def last(self) -> int:
-        return max(self.evaluations)
-
-    @property
-    def spent(self) -> dict[str, int | float] | None:
-        """Images sampled and seconds spent up to the last evaluated checkpoint."""
-        reached = [point for point in self.training if point["epoch"] <= self.last]
-        return reached[-1] if reached else None
-
-    def figure(self, name: str, step: int | None = None) -> dict[str, Any] | None:
-        """A figure of the last evaluated checkpoint, or of `step`."""
-        return self.evaluations[self.last if step is None else step]["figures"].get(name)
 
 
 def number(value: int | float | None) -> str:
