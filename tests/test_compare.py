@@ -21,7 +21,7 @@ from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spre
 from drift.report.figures import summarise, whole
 from drift.report.render import describe_environment, sheets, spread_out
 from drift.report.runs import FORMAT, evaluation_folder, read_training
-from drift.report.verdict import difference, number
+from drift.report.verdict import direction, number
 
 PROMPTS = ["a fox", "a cat", "a bee", '<script>alert("x")</script>', "<img src=http://e.vil/>"]
 SETTINGS = {
@@ -179,12 +179,10 @@ def test_a_gain_that_only_the_rewarded_encoder_sees_is_called_out(tmp_path, grpo
     assert any("right animals, GRPO is the more diverse" in s for s in rest)
 
 
-def test_unequal_budgets_rewards_and_single_seeds_are_said(tmp_path, grpo):
-    changes = ["reward=hpsv2-tiny"]
-    drift = make_run(tmp_path / "drift", "drift", images=160, changes=changes)
-    *_, budget, rewards, once = sentences(tmp_path, grpo, drift)
+def test_unequal_budgets_and_single_seeds_are_said(tmp_path, grpo):
+    drift = make_run(tmp_path / "drift", "drift", images=160)
+    *_, budget, once = sentences(tmp_path, grpo, drift)
     assert budget == "The runs did not sample equally many images: GRPO 160, DRIFT 320."
-    assert rewards == "The runs were trained on different rewards: hpsv2-tiny, pickscore-tiny."
     assert once.startswith("Each method was trained once")
 
 
@@ -201,10 +199,9 @@ def test_other_measures_of_diversity_in_training_are_said(tmp_path, grpo):
 def test_one_run_and_three(tmp_path, grpo):
     assert sentences(tmp_path, grpo)[0].startswith("GRPO raised the reward (0.000 → 1.00) and kept")
     drift = make_run(tmp_path / "drift", "drift", reward=1.1, clip=0.7)
-    second = make_run(tmp_path / "drift-2", "drift", reward=1.2, clip=0.9)
-    headline, *rest = sentences(tmp_path, grpo, drift, second)
-    assert headline == "drift-2 has both the highest reward and the highest diversity."
-    assert not any("trained once" in sentence for sentence in rest)
+    other = make_run(tmp_path / "slow", "drift", changes=["method.shaping.weight=0.1"])
+    headline, *_ = sentences(tmp_path, grpo, drift, other)
+    assert headline == "drift has both the highest reward and the highest diversity."
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, grpo):
@@ -216,6 +213,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, grpo):
 
     assert "named twice" in refused(grpo, tmp_path / "x" / ".." / "grpo")
     assert "is not a run folder" in refused(tmp_path)
+    hps = make_run(tmp_path / "hps", "drift", changes=["reward=hpsv2-tiny"])
+    assert f"was trained on pickscore-tiny, and {hps} on hpsv2-tiny" in refused(grpo, hps)
     for name, changes in [
         ("seed", {"seed": 5}),
         ("prompts", {"prompts": ["a cow"] * 5}),
@@ -245,12 +244,11 @@ def test_labels_are_different_for_different_runs(tmp_path):
 
 
 def test_a_difference_needs_prompts_and_one_direction():
-    ones, twos = (summarise(torch.full((6,), v)) for v in (1.0, 2.0))
-    mixed = summarise(torch.tensor([0.0, 2.0] * 3))
-    assert (difference(twos, ones), difference(ones, twos), difference(ones, mixed)) == (1, -1, 0)
-    few = [summarise(torch.full((4,), v)) for v in (1.0, 2.0)]
-    assert difference(few[1], few[0]) == 0
-    assert difference(None, ones) == 0 and difference(whole(1.0), ones) == 0
+    ones = torch.ones(1, 6)
+    mixed = torch.tensor([[-1.0, 1.0] * 3])
+    assert (direction(ones), direction(-ones), direction(mixed)) == (1, -1, 0)
+    assert direction(ones[:, :4]) == 0 and direction(None) == 0
+    assert direction(torch.cat([ones, -ones])) == 0  # the seeds do not agree
 
 
 def test_numbers_in_words():

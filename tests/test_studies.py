@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from drift.costs import cost
 from drift.errors import UserError
 from drift.recipes import load_recipe
-from drift.studies import STUDIES, WORLDS, cost, plan_runs
+from drift.studies import STUDIES, WORLDS, plan_runs
 
 
 def planned(name="table1", world="menagerie", budget="small", seeds=2, overrides=()):
@@ -65,6 +66,10 @@ def test_cost_by_hand():
     assert kl.network_evaluations == 2 * (24 * 5 + 4 * 12 * 5)
     one = cost(load_recipe("menagerie", [*small, "method=grpo", "sampling.guidance_scale=1"]))
     assert one.network_evaluations == grpo.network_evaluations / 2
+    # The first half of the steps, two of five, is replayed; and the first epoch alone.
+    config = load_recipe("menagerie", [*small, "method=grpo", "method.timesteps.kind=first"])
+    half = cost(config, epochs=1)
+    assert half.network_evaluations == 2 * (8 * 5 + 3 * 4 * 2)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from drift.compare import compare
 
-    print(f"wrote {compare(args.runs, args.out)}")
+    print(f"wrote {compare(args.runs, args.out, args.baseline)}")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -160,7 +160,10 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    summary = "run folders; those that differ in their training seed alone count as one method"
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
+    summary = "runs over which the others' gains and differences are told"
+    p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
     p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
 
 

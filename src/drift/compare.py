@@ -1,4 +1,4 @@
-"""Compare runs by the files in their folders alone: one page, and its numbers as CSV and JSON."""
+"""Compare runs by the files in their folders alone: a page, tables, and drawn figures."""
 
 import csv
 import io
@@ -6,22 +6,27 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from safetensors.torch import load_file
 
 from drift.config import load_run_config
 from drift.errors import UserError
-from drift.report.arms import Compared, name_runs
+from drift.report.arms import Compared, group, name_runs
+from drift.report.comparison import Comparison, comparison
 from drift.report.render import render
+from drift.report.results import TABLES
 from drift.report.runs import (
     evaluation_folder,
     first_difference,
     list_evaluations,
     read_training,
 )
+from drift.report.tables import WRITERS, to_markdown
 from drift.report.verdict import verdict
 
 
@@ -32,7 +37,7 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
     seen = Counter(folder.resolve() for folder in folders)
     twice = [folder for folder in folders if seen[folder.resolve()] > 1]
     if twice:
-        raise UserError(f"compare: {twice[-1]} is named twice")
+        raise UserError(f"compare: {twice[-1]} is named twice; a run is not its own baseline")
     configs = [load_run_config(folder) for folder in folders]
     runs = []
     for label, folder, config in zip(name_runs(folders, configs), folders, configs, strict=True):
@@ -51,13 +56,27 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
 
 def check(runs: Sequence[Compared]) -> None:
     """Refuse evaluations of other prompts, seeds, rewards, samplers or base models; says which."""
-    first = evaluation_folder(runs[0].run, 0)
     for run in runs:
+        ours, theirs = runs[0].config.reward, run.config.reward
+        if ours != theirs:
+            raise UserError(
+                f"compare: {runs[0].run} was trained on {ours}, and {run.run} on {theirs}: "
+                "compare runs of one reward"
+            )
         for step, metrics in run.evaluations.items():
+            folder = evaluation_folder(run.run, step)
             different = first_difference(runs[0].evaluations[0], metrics)
             if different:
-                other = evaluation_folder(run.run, step)
-                raise UserError(f"compare: {first} and {other} differ in their {different}")
+                first = evaluation_folder(runs[0].run, 0)
+                raise UserError(f"compare: {first} and {folder} differ in their {different}")
+            _check_features(folder)
+
+
+def _check_features(folder: Path) -> None:
+    path = folder / "features.safetensors"
+    for name, features in (load_file(path) if path.exists() else {}).items():
+        if not features.isfinite().all():
+            raise UserError(f"compare: {path} holds NaN among the features of {name}")
 
 
 def rows(runs: Sequence[Compared]) -> list[dict[str, Any]]:
@@ -90,29 +109,60 @@ def _pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
         raise UserError(f"compare: cannot read {folder / 'images.npz'}: {error}") from error
 
 
-def compare(folders: Sequence[Path], out: Path) -> Path:
-    """Write `report.html`, `comparison.csv` and `comparison.json` to `out`; returns the page."""
-    runs = read_runs(folders)
+def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[str, str]:
+    """File name -> text: every table in every format, and all of them in one page of Markdown."""
+    made = [table for table in (build(found) for build in TABLES) if table.rows]
+    written = {
+        f"tables/{table.name}.{ending}": write(table)
+        for table in made
+        for ending, write in WRITERS.items()
+    }
+    head = "\n\n".join([f"## {summary}", *sentences])
+    written["tables.md"] = "\n".join([head, "", *map(to_markdown, made)])
+    return written
+
+
+def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) -> Path:
+    """Write page, tables and, where matplotlib is installed, figures to `out`; returns the page.
+
+    Runs that differ in their training seed alone are one arm. Gains and tests are of the arms of
+    `folders` over those of `baselines`.
+    """
+    runs = read_runs([*folders, *baselines])
     check(runs)
+    ours, theirs = group(runs[: len(folders)]), group(runs[len(folders) :])
+    arms = group(runs)
+    if len(arms) < len(ours) + len(theirs):
+        raise UserError("compare: a method is named as a baseline of itself, with another seed")
+    labels = {run.run: arm.label for arm in arms for run in arm.runs}
+    found = comparison(arms[: len(ours)], arms[len(ours) :])
     evaluated = [(runs[0], 0), *((run, run.last) for run in runs)]
     pictures = [_pictures(evaluation_folder(run.run, step)) for run, step in evaluated]
-    summary, sentences = verdict(runs)
+    summary, sentences = verdict(arms)
     table = rows(runs)
-    command = shlex.join(["drift", "compare", *map(str, folders), "--out", str(out)])
+    command = ["drift", "compare", *map(str, folders)]
+    command += ["--baseline", *map(str, baselines)] if baselines else []
+    command = shlex.join([*command, "--out", str(out)])
     written = {
         "report.html": render(runs, pictures, command),
         "comparison.csv": _csv(table),
         "comparison.json": json.dumps(
             {
                 "verdict": [summary, *sentences],
-                "settings": runs[0].evaluations[0]["settings"],
+                "command": command,
+                "arms": {label: str(run) for run, label in labels.items()},
+                "scale": asdict(found.scale),
+                "settings": arms[0].settings,
+                "gains": [asdict(gain) for gain in found.gains],
+                "differences": [asdict(test) for test in found.tests],
                 "rows": table,
             },
             indent=1,
             ensure_ascii=False,
         ),
+        **tables(found, summary, sentences),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (out / name).write_text(text, encoding="utf-8")
     return out / "report.html"

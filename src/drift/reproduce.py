@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from drift.checkpoint import list_checkpoints
+from drift.costs import cost
 from drift.processes import judge_all, run_all
-from drift.studies import STUDIES, Planned, cost, plan_runs
+from drift.studies import STUDIES, Planned, plan_runs
 from drift.tracking import read_metrics
 
 

@@ -112,26 +112,3 @@ def plan_runs(
                 )
                 runs.append(Planned(where.recipe, own, load_recipe(where.recipe, list(own))))
     return runs
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What runs take, without their evaluation."""
-
-    images: int
-    network_evaluations: int  # rows through the denoiser, forward and backward counted alike
-    reward_calls: int  # images scored
-
-
-def cost(config: TrainConfig) -> Cost:
-    """Of one whole run; guidance doubles the denoiser's rows, and a backward pass counts as two."""
-    sampling, epochs = config.sampling, config.epochs
-    rows = 1 if sampling.guidance_scale == 1 else 2
-    images = epochs * config.images_sampled
-    trained = epochs * config.images_kept * sampling.steps
-    reference = trained if config.method.regulariser.weight else 0
-    return Cost(
-        images=images,
-        network_evaluations=rows * (images * sampling.steps + 3 * trained + reference),
-        reward_calls=images,
-    )

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from drift.config import TrainConfig
 from drift.errors import UserError
+from drift.functional.intervals import crossed_interval
+from drift.report.seeds import over_seeds
 
 # What two runs of one arm may have otherwise: it moves results by rounding at most.
 WITHOUT_EFFECT = {"seed": 0, "output": "", "epochs": 0, "device": "", "threads": 0}
@@ -64,6 +66,24 @@ class Arm:
     def last(self) -> int:
         return self.steps[-1]
 
+    @property
+    def config(self) -> TrainConfig:
+        """Of the first seed; the others' differ in nothing that matters."""
+        return self.runs[0].config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it was judged: prompts, seeds, sampler, rewards and encoders."""
+        return self.runs[0].evaluations[0]["settings"]
+
+    @property
+    def spent(self) -> dict[str, float] | None:
+        """Images sampled and seconds spent, means over the runs."""
+        known = [run.spent for run in self.runs if run.spent]
+        if len(known) < len(self.runs):
+            return None
+        return {key: sum(p[key] for p in known) / len(known) for key in ("images", "seconds")}
+
     def values(self, name: str, step: int | None = None) -> Float[Tensor, "S"] | None:
         """A figure's mean in every run, in float64; None unless every run has one."""
         figures = [run.figure(name, self.last if step is None else step) for run in self.runs]
@@ -78,6 +98,20 @@ class Arm:
             return None
         plain = [[torch.nan if value is None else value for value in row] for row in rows]
         return torch.tensor(plain).double()
+
+    def figure(self, name: str, step: int | None = None) -> dict[str, float | None] | None:
+        """Mean over seeds, and its 95 % interval over seeds and prompts; of one run, its own.
+
+        What has no value per prompt has an interval over seeds alone. The base model is one model.
+        """
+        if len(self.runs) == 1 or step == 0:
+            return self.runs[0].figure(name, self.last if step is None else step)
+        values, table = self.values(name, step), self.per_prompt(name, step)
+        if values is None:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        low, high = crossed_interval(table, generator) if table is not None else over_seeds(values)
+        return {"mean": values.mean().item(), "low": low, "high": high}
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

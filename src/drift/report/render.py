@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from drift.config import TrainConfig
-from drift.report.arms import Compared
+from drift.report.arms import Compared, group
 from drift.report.charts import Line, line_chart, rolling_mean
 from drift.report.sheets import block, data_uri, webp
 from drift.report.table import table
@@ -84,11 +84,11 @@ def frontier_chart(runs: Sequence[Compared], reward: str, measure: str, name: st
     return line_chart(lines, f"reward, {reward}", name, title)
 
 
-def frontiers(runs: Sequence[Compared], reward: str) -> list[Markup]:
+def frontiers(runs: Sequence[Compared], arms, reward: str) -> list[Markup]:
     """Frontier charts by ground truth, where there is one, and by every encoder."""
     measures = {"coverage": "ground-truth coverage"} if runs[0].figure("coverage") else {}
     for encoder in runs[0].evaluations[0]["settings"]["encoders"]:
-        rewarded = " (rewarded)" if encoder in rewarded_encoders(runs) else ""
+        rewarded = " (rewarded)" if encoder in rewarded_encoders(arms) else ""
         measures[f"diversity/{encoder}"] = f"diversity, {encoder}{rewarded}"
     return [frontier_chart(runs, reward, measure, name) for measure, name in measures.items()]
 
@@ -142,8 +142,9 @@ def render(
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         (folder / "page.html").read_text(encoding="utf-8")
     )
-    judged, reward = runs[0].evaluations[0], judging_reward(runs)
-    summary, sentences = verdict(runs)
+    arms = group(runs)
+    judged, reward = runs[0].evaluations[0], judging_reward(arms)
+    summary, sentences = verdict(arms)
     differing, common = settings(runs)
     measured = dict.fromkeys(run.config.encoder for run in runs if run.config.encoder)
     return template.render(
@@ -159,8 +160,8 @@ def render(
         sheets=sheets(judged["settings"]["prompts"], pictures),
         open_prompts=OPEN_PROMPTS,
         shown=min(PICTURES, judged["settings"]["images_per_prompt"]),
-        sections=table(runs),
-        frontiers=frontiers(runs, reward),
+        sections=table(arms),
+        frontiers=frontiers(runs, arms, reward),
         curves=[
             training_chart(runs, "reward", f"reward, {runs[0].config.reward}"),
             training_chart(runs, "diversity", f"diversity, {' and '.join(measured)}"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drift.menagerie.judge import taste_name
-from drift.report.arms import Compared
+from drift.report.arms import Arm
 from drift.report.verdict import judging_reward, number, rewarded_encoders
 from drift.reward_names import parse
 
@@ -46,7 +46,7 @@ def _cell(figure: dict[str, Any] | None, base: dict[str, Any] | None, show, shar
 
 
 def _row(
-    runs: Sequence[Compared],
+    arms: Sequence[Arm],
     name: str,
     title: str,
     note: str,
@@ -54,24 +54,24 @@ def _row(
     share: bool = False,
 ) -> list[Row]:
     """The row of one figure; no row if no model has it."""
-    figures = [runs[0].figure(name, 0), *(run.figure(name) for run in runs)]
+    figures = [arms[0].figure(name, 0), *(arm.figure(name) for arm in arms)]
     if not any(figures):
         return []
     return [Row(title, note, [_cell(figure, figures[0], show, share) for figure in figures])]
 
 
-def reward_rows(runs: Sequence[Compared]) -> list[Row]:
+def reward_rows(arms: Sequence[Arm]) -> list[Row]:
     rows = []
-    for name in runs[0].evaluations[0]["settings"]["rewards"]:
-        trained = [run.label for run in runs if run.config.reward == name]
+    for name in arms[0].settings["rewards"]:
+        trained = [arm.label for arm in arms if arm.config.reward == name]
         note = f"trained for by {', '.join(trained)}" if trained else "no run was trained for it"
-        rows += _row(runs, f"reward/{name}", f"Reward, {name}", note)
+        rows += _row(arms, f"reward/{name}", f"Reward, {name}", note)
     return rows
 
 
-def encoder_rows(runs: Sequence[Compared], name: str) -> list[Row]:
+def encoder_rows(arms: Sequence[Arm], name: str) -> list[Row]:
     """Diversity and coverage as one encoder sees them."""
-    settings = runs[0].evaluations[0]["settings"]
+    settings = arms[0].settings
     N, P = settings["images_per_prompt"], len(settings["prompts"])
     listed = [
         ("diversity", "Diversity", "mean squared distance of two pictures of a prompt", number),
@@ -87,51 +87,51 @@ def encoder_rows(runs: Sequence[Compared], name: str) -> list[Row]:
     ]
     rows = []
     for key, title, note, show in listed:
-        rows += _row(runs, f"{key}/{name}", title, note, show, share=show is number)
+        rows += _row(arms, f"{key}/{name}", title, note, show, share=show is number)
     return rows
 
 
-def encoder_sections(runs: Sequence[Compared]) -> list[tuple[str, list[Row]]]:
+def encoder_sections(arms: Sequence[Arm]) -> list[tuple[str, list[Row]]]:
     """One for each encoder, those first that no run was rewarded by."""
-    names, rewarded = runs[0].evaluations[0]["settings"]["encoders"], rewarded_encoders(runs)
+    names, rewarded = arms[0].settings["encoders"], rewarded_encoders(arms)
     sections = []
     for name in sorted(names, key=rewarded.__contains__):
-        shaped = [run for run in runs if run.config.method.shaping.weight > 0]
-        who = ", ".join(run.label for run in shaped if run.config.encoder == name)
+        shaped = [arm for arm in arms if arm.config.method.shaping.weight > 0]
+        who = ", ".join(arm.label for arm in shaped if arm.config.encoder == name)
         title = f"Diversity as {name} sees it, rewarded in {who or 'no run'}"
-        sections.append((title, encoder_rows(runs, name)))
+        sections.append((title, encoder_rows(arms, name)))
     return sections
 
 
-def truth_rows(runs: Sequence[Compared]) -> list[Row]:
+def truth_rows(arms: Sequence[Arm]) -> list[Row]:
     """What the embedded world knows for certain; nothing for other models."""
-    base = runs[0].evaluations[0]["figures"]
-    taste = taste_name(judging_reward(runs)) or ""
-    N = runs[0].evaluations[0]["settings"]["images_per_prompt"]
+    base = arms[0].runs[0].evaluations[0]["figures"]
+    taste = taste_name(judging_reward(arms)) or ""
+    N = arms[0].settings["images_per_prompt"]
     most = ""
     if f"possible/{taste}" in base:
         possible, seen = (base[f"{k}/{taste}"]["mean"] for k in ("possible", "measurable"))
         most = f"; at full reward {number(possible)} are possible, of which {N} pictures show "
         most += f"{number(seen)} on average"
     note = "share of pictures that clearly show the animal asked for"
-    rows = _row(runs, "right_animal", "Right animal", note, percent)
+    rows = _row(arms, "right_animal", "Right animal", note, percent)
     note = f"effective number of (style, scene, facing) among right animals{most}"
-    rows += _row(runs, "coverage", "Ground-truth coverage", note, share=True)
-    rows += _row(runs, "scenes", "Scenes", "effective number among right animals, of 8", share=True)
-    rows += _row(runs, "styles", "Styles", "effective number among right animals, of 3", share=True)
+    rows += _row(arms, "coverage", "Ground-truth coverage", note, share=True)
+    rows += _row(arms, "scenes", "Scenes", "effective number among right animals, of 8", share=True)
+    rows += _row(arms, "styles", "Styles", "effective number among right animals, of 3", share=True)
     note = "what the judges behind the reward truly like; never seen in training"
-    for name in filter(None, map(taste_name, parse(judging_reward(runs)))):
-        rows += _row(runs, f"gold/{name}", f"Gold utility, {name}", note)
+    for name in filter(None, map(taste_name, parse(judging_reward(arms)))):
+        rows += _row(arms, f"gold/{name}", f"Gold utility, {name}", note)
     return rows
 
 
-def compute_rows(runs: Sequence[Compared]) -> list[Row]:
-    spent = [run.spent for run in runs]
+def compute_rows(arms: Sequence[Arm]) -> list[Row]:
+    spent = [arm.spent for arm in arms]
     listed = [
         (
             "Epochs",
             "of training, up to the checkpoint judged here",
-            [f"{run.last}" for run in runs],
+            [f"{arm.last}" for arm in arms],
         ),
         ("Images sampled", "until then", [f"{p['images']:,.0f}" if p else "–" for p in spent]),
         (
@@ -143,12 +143,12 @@ def compute_rows(runs: Sequence[Compared]) -> list[Row]:
     return [Row(title, note, [Cell("–"), *map(Cell, cells)]) for title, note, cells in listed]
 
 
-def table(runs: Sequence[Compared]) -> list[tuple[str, list[Row]]]:
+def table(arms: Sequence[Arm]) -> list[tuple[str, list[Row]]]:
     """(section, rows) from top to bottom."""
     sections = [
-        ("Reward", reward_rows(runs)),
-        ("Ground truth of the embedded world", truth_rows(runs)),
-        *encoder_sections(runs),
-        ("What it cost", compute_rows(runs)),
+        ("Reward", reward_rows(arms)),
+        ("Ground truth of the embedded world", truth_rows(arms)),
+        *encoder_sections(arms),
+        ("What it cost", compute_rows(arms)),
     ]
     return [(title, rows) for title, rows in sections if rows]

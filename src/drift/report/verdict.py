@@ -1,19 +1,21 @@
 """What the numbers say, in sentences that come out right whoever wins.
 
-Models drew the same prompts from the same seeds, so two models are compared prompt by prompt: a
-difference counts if the 95 % bootstrap interval of its mean over prompts leaves out 0. It says
-nothing about other training seeds, and the sentences say so.
+Models drew the same prompts from the same seeds, so two models are compared prompt by prompt, and
+arms of several training seeds also seed by seed: a difference counts if the 95 % bootstrap interval
+of its mean over seeds and prompts leaves out 0. With one seed it says nothing about others, with
+two or three too little, and the sentences say so.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from drift.functional.pareto import bootstrap_interval, frontier
-from drift.report.arms import Compared
+from drift.functional.intervals import crossed_interval
+from drift.functional.pareto import frontier
+from drift.report.arms import Arm
 
 FEWEST_PROMPTS = 5  # with fewer, no difference is claimed
 
@@ -26,56 +28,68 @@ def number(value: int | float | None) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
-def difference(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> int:
-    """+1 or -1 if ours is clearly above or below theirs, prompt by prompt; else 0."""
-    if not ours or not theirs or not ours["per_prompt"] or not theirs["per_prompt"]:
+def gaps(ours: Arm, theirs: Arm, name: str, step: int | None = None) -> Tensor | None:
+    """Ours at the end less theirs (at `step`, or at the end too), "S P"; None if not known.
+
+    Of arms with the same training seed; where no seed is common, of the means over seeds.
+    """
+    mine, other = ours.per_prompt(name), theirs.per_prompt(name, step)
+    if mine is None or other is None:
+        return None
+    common = [seed for seed in ours.seeds if seed in theirs.seeds]
+    if not common:
+        return mine.nanmean(0, keepdim=True) - other.nanmean(0, keepdim=True)
+    rows = [[arm.seeds.index(seed) for seed in common] for arm in (ours, theirs)]
+    return mine[rows[0]] - other[rows[1]]
+
+
+def direction(gaps: Float[Tensor, "S P"] | None) -> int:
+    """+1 or -1 if the mean gap is clearly above or below 0; else 0."""
+    if gaps is None or gaps.isfinite().any(0).sum() < FEWEST_PROMPTS:
         return 0
-    pairs = zip(ours["per_prompt"], theirs["per_prompt"], strict=True)
-    gaps = torch.tensor([a - b for a, b in pairs if a is not None and b is not None])
-    if len(gaps) < FEWEST_PROMPTS:
-        return 0
-    low, high = bootstrap_interval(gaps.double(), torch.Generator().manual_seed(0))
+    low, high = crossed_interval(gaps, torch.Generator().manual_seed(0))
     return (low > 0) - (high < 0)
 
 
-def rewarded_encoders(runs: Sequence[Compared]) -> set[str]:
+def rewarded_encoders(arms: Sequence[Arm]) -> set[str]:
     """Encoders whose diversity some method was rewarded for."""
-    return {run.config.encoder for run in runs if run.config.method.shaping.weight > 0}
+    return {arm.config.encoder for arm in arms if arm.config.method.shaping.weight > 0}
 
 
-def judging_encoder(runs: Sequence[Compared]) -> str:
+def judging_encoder(arms: Sequence[Arm]) -> str:
     """The encoder that decides: the first one that nobody was rewarded by, if there is one."""
-    encoders = runs[0].evaluations[0]["settings"]["encoders"]
-    return next((e for e in encoders if e not in rewarded_encoders(runs)), encoders[0])
+    encoders = arms[0].settings["encoders"]
+    return next((e for e in encoders if e not in rewarded_encoders(arms)), encoders[0])
 
 
-def judging_reward(runs: Sequence[Compared]) -> str:
+def judging_reward(arms: Sequence[Arm]) -> str:
     """The reward of the first run's training, or if that was not evaluated, the first that was."""
-    rewards = runs[0].evaluations[0]["settings"]["rewards"]
-    return runs[0].config.reward if runs[0].config.reward in rewards else rewards[0]
+    rewards = arms[0].settings["rewards"]
+    return arms[0].config.reward if arms[0].config.reward in rewards else rewards[0]
 
 
-def _kept(run: Compared, name: str) -> str:
-    base, now = run.figure(name, 0), run.figure(name)
+def _kept(arm: Arm, name: str) -> str:
+    base, now = arm.figure(name, 0), arm.figure(name)
     if not base or not now or not base["mean"] or now["mean"] is None:
         return "–"
     return f"{100 * now['mean'] / base['mean']:.0f} %"
 
 
-def course(run: Compared, reward: str, encoder: str) -> str:
-    """What one run did to reward and diversity, measured from the base model."""
-    before, after = run.figure(f"reward/{reward}", 0), run.figure(f"reward/{reward}")
-    moved = {1: "raised", -1: "lowered", 0: "did not clearly move"}[difference(after, before)]
+def course(arm: Arm, reward: str, encoder: str) -> str:
+    """What one arm did to reward and diversity, measured from the base model."""
+    name = f"reward/{reward}"
+    before, after = arm.figure(name, 0), arm.figure(name)
+    moved = {1: "raised", -1: "lowered", 0: "did not clearly move"}
+    verb = moved[direction(gaps(arm, arm, name, 0))]
     span = f"({number(before['mean'])} → {number(after['mean'])})" if before and after else ""
-    kept = _kept(run, f"diversity/{encoder}")
-    return f"{run.label} {moved} the reward {span} and kept {kept} of the base model's diversity"
+    kept = _kept(arm, f"diversity/{encoder}")
+    return f"{arm.label} {verb} the reward {span} and kept {kept} of the base model's diversity"
 
 
-def headline(one: Compared, two: Compared, reward: str, encoder: str) -> str:
-    """Which of two runs is ahead on reward and diversity, in one sentence."""
+def headline(one: Arm, two: Arm, reward: str, encoder: str) -> str:
+    """Which of two arms is ahead on reward and diversity, in one sentence."""
     more = [
-        difference(two.figure(name), one.figure(name))
-        for name in (f"reward/{reward}", f"diversity/{encoder}")
+        direction(gaps(two, one, name)) for name in (f"reward/{reward}", f"diversity/{encoder}")
     ]
     first, second = two.label, one.label
     if sum(more) < 0 or (sum(more) == 0 and more[1] < 0):
@@ -96,83 +110,94 @@ def headline(one: Compared, two: Compared, reward: str, encoder: str) -> str:
     return sentences[more[0], more[1]].format(first, second)
 
 
-def _summary(runs: Sequence[Compared], reward: str, encoder: str) -> str:
-    """The headline for any number of runs."""
-    if len(runs) == 1:
-        return course(runs[0], reward, encoder) + "."
-    if len(runs) == 2:
-        return headline(runs[0], runs[1], reward, encoder)
+def _summary(arms: Sequence[Arm], reward: str, encoder: str) -> str:
+    """The headline for any number of arms."""
+    if len(arms) == 1:
+        return course(arms[0], reward, encoder) + "."
+    if len(arms) == 2:
+        return headline(arms[0], arms[1], reward, encoder)
     named = (f"reward/{reward}", f"diversity/{encoder}")
-    means = [[(run.figure(name) or {}).get("mean") or 0.0 for run in runs] for name in named]
+    means = [[(arm.figure(name) or {}).get("mean") or 0.0 for arm in arms] for name in named]
     on_it = frontier(torch.tensor(means[0]), torch.tensor(means[1]))
-    best = [run.label for run, on in zip(runs, on_it, strict=True) if on]
+    best = [arm.label for arm, on in zip(arms, on_it, strict=True) if on]
     if len(best) == 1:
         return f"{best[0]} has both the highest reward and the highest diversity."
     listed = f"{', '.join(best[:-1])} or {best[-1]}"
-    return f"On reward and diversity together, no run is better than {listed}."
+    return f"On reward and diversity together, none is better than {listed}."
 
 
-def objections(runs: Sequence[Compared], encoder: str) -> list[str]:
-    """Other measures of diversity that disagree with the judging encoder about a pair of runs."""
+def objections(arms: Sequence[Arm], encoder: str) -> list[str]:
+    """Other measures of diversity that disagree with the judging encoder about pairs of arms."""
     others = {"coverage": "ground-truth coverage among right animals"}
-    for name in runs[0].evaluations[0]["settings"]["encoders"]:
-        hint = ", which was rewarded" if name in rewarded_encoders(runs) else ""
+    for name in arms[0].settings["encoders"]:
+        hint = ", which was rewarded" if name in rewarded_encoders(arms) else ""
         others[f"diversity/{name}"] = f"{name}{hint}"
     found = []
-    for one, two in combinations(runs, 2):
-        main = difference(two.figure(f"diversity/{encoder}"), one.figure(f"diversity/{encoder}"))
-        for name, words in others.items():
-            other = difference(two.figure(name), one.figure(name))
-            if two.figure(name) is None or other == main:
-                continue
-            ahead = {1: f"{two.label} is the more diverse", -1: f"{one.label} is the more diverse"}
-            state = ahead.get(other, f"{one.label} and {two.label} are not clearly different")
-            found.append(f"The measures do not all agree: by {words}, {state}.")
+    for name, words in others.items():
+        pairs = []
+        for one, two in combinations(arms, 2):
+            ahead = direction(gaps(two, one, name))
+            same = ahead == direction(gaps(two, one, f"diversity/{encoder}"))
+            if two.figure(name) is not None and not same:
+                pairs.append(_ahead(one, two, ahead))
+        if pairs:
+            found.append(f"The measures do not all agree: by {words}, {'; '.join(pairs)}.")
     return found
 
 
-def cautions(runs: Sequence[Compared]) -> list[str]:
+def _ahead(one: Arm, two: Arm, which: int) -> str:
+    if which == 0:
+        return f"{one.label} and {two.label} are not clearly different"
+    more, less = (two, one) if which > 0 else (one, two)
+    return f"{more.label} is the more diverse, against {less.label}"
+
+
+def cautions(arms: Sequence[Arm]) -> list[str]:
     """What keeps these numbers from meaning more than they do."""
     found = []
-    budgets = {run.label: run.spent["images"] for run in runs if run.spent}
+    budgets = {arm.label: arm.spent["images"] for arm in arms if arm.spent}
     if len(set(budgets.values())) > 1:
         spent = ", ".join(f"{label} {images:,.0f}" for label, images in budgets.items())
         found.append(f"The runs did not sample equally many images: {spent}.")
-    trained = sorted({run.config.reward for run in runs})
-    if len(trained) > 1:
-        found.append(f"The runs were trained on different rewards: {', '.join(trained)}.")
-    measured = sorted({run.config.encoder for run in runs} - {""})
+    measured = sorted({arm.config.encoder for arm in arms} - {""})
     if len(measured) > 1:
         found.append(
             f"The runs measured diversity in training by {' and '.join(measured)}: those curves "
             "have different units."
         )
-    if max(Counter(run.config.method_name for run in runs).values()) == 1:
+    seeds = [len(arm.runs) for arm in arms]
+    if max(seeds) == 1:
         found.append(
             "Each method was trained once: another training seed may change the order. "
             "The intervals here are over prompts only."
         )
+    elif min(seeds) < 5:
+        found.append(
+            f"Each method was trained with {min(seeds)} seeds"
+            f"{'' if min(seeds) == max(seeds) else f' to {max(seeds)}'}: intervals over so few "
+            "are too narrow, and a difference is a lead, not a result."
+        )
     return found
 
 
-def truth(runs: Sequence[Compared]) -> list[str]:
+def truth(arms: Sequence[Arm]) -> list[str]:
     """The embedded world's own count of modes, in words."""
-    base = runs[0].figure("coverage", 0)
+    base = arms[0].figure("coverage", 0)
     if base is None:
         return []
     counted = [
-        f"{number((run.figure('coverage') or base)['mean'])} for {run.label}" for run in runs
+        f"{number((arm.figure('coverage') or base)['mean'])} for {arm.label}" for arm in arms
     ]
     listed = ", ".join([*counted, f"{number(base['mean'])} for the base model"])
     return [f"Effective modes (style, scene, facing) counted among right animals: {listed}."]
 
 
-def verdict(runs: Sequence[Compared]) -> tuple[str, list[str]]:
+def verdict(arms: Sequence[Arm]) -> tuple[str, list[str]]:
     """The headline, and the sentences that belong to it."""
-    reward, encoder = judging_reward(runs), judging_encoder(runs)
-    paid = "which was itself rewarded" if encoder in rewarded_encoders(runs) else ""
-    courses = "; ".join(course(run, reward, encoder) for run in runs)
+    reward, encoder = judging_reward(arms), judging_encoder(arms)
+    paid = "which was itself rewarded" if encoder in rewarded_encoders(arms) else ""
+    courses = "; ".join(course(arm, reward, encoder) for arm in arms)
     seen = f"Diversity here is what {encoder} sees, {paid or 'an encoder that rewarded no run'}."
-    sentences = [seen] if len(runs) == 1 else [f"{courses}. {seen}"]
-    sentences += [*truth(runs), *objections(runs, encoder), *cautions(runs)]
-    return _summary(runs, reward, encoder), sentences
+    sentences = [seen] if len(arms) == 1 else [f"{courses}. {seen}"]
+    sentences += [*truth(arms), *objections(arms, encoder), *cautions(arms)]
+    return _summary(arms, reward, encoder), sentences

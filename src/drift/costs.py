@@ -1,0 +1,34 @@
+"""What a training takes, in units that do not depend on the machine: counted, not measured."""
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from drift.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a training, without its evaluation."""
+
+    images: int
+    network_evaluations: int  # rows through the denoiser, forward and backward counted alike
+    reward_calls: int  # images scored
+
+
+def cost(config: TrainConfig, epochs: int | None = None) -> Cost:
+    """Of the whole run or its first `epochs`.
+
+    Guidance doubles the denoiser's rows, and a backward pass counts as two.
+    """
+    sampling, epochs = config.sampling, config.epochs if epochs is None else epochs
+    rows = 1 if sampling.guidance_scale == 1 else 2
+    images = epochs * config.images_sampled
+    replayed = config.method.timesteps(1, sampling.steps, 1, Generator()).shape[1]
+    trained = epochs * config.images_kept * replayed
+    reference = trained if config.method.regulariser.weight else 0
+    return Cost(
+        images=images,
+        network_evaluations=rows * (images * sampling.steps + 3 * trained + reference),
+        reward_calls=images,
+    )

@@ -1,0 +1,214 @@
+"""DG and RG of every arm over every baseline (DRIFT, Section 6, Table 1), seed by seed.
+
+Runs of one seed are compared with one another, and the gains of the seeds averaged. A gain is
+relative to the baseline's last checkpoint, as in the paper; ours beside it, relative to each of its
+checkpoints and then averaged. Where an arm reaches the baseline's coordinate in no checkpoint, its
+gain is not known, and stays out of every mean.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drift.errors import UserError
+from drift.functional.gains import By, diversity_gain, normalise_rewards, reward_gain
+from drift.functional.pareto import frontier, hypervolume
+from drift.report.arms import Arm, Compared
+from drift.report.seeds import Paired, over_seeds, paired
+
+At = Literal["last", "every"]  # checkpoint of the baseline
+WAYS: tuple[tuple[By, At], ...] = (
+    ("exceeding", "last"),
+    ("interpolation", "last"),
+    ("interpolation", "every"),
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The affine map of raw rewards to [0, 1] that all the compared runs share (ours)."""
+
+    reward: str
+    low: float
+    high: float
+
+    def __call__(self, raw: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        return normalise_rewards(raw, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Of one arm over one baseline, or over the average of them; relative, so 0.1 is 10 %."""
+
+    ours: str
+    baseline: str
+    kind: Literal["DG", "RG"]
+    measure: str  # a figure: what is gained in
+    by: By
+    at: At
+    mean: float | None  # over the seeds that reach; None: not reached
+    low: float | None  # 95 % interval over seeds, where all of several reach
+    high: float | None
+    reached: int  # seeds
+    seeds: int
+    checkpoints: int  # of the baseline that are reached, over all seeds
+    asked: int
+
+
+def scale_of(arms: Sequence[Arm], reward: str) -> Scale:
+    """Least and greatest mean reward of any checkpoint of any run, base model included."""
+    name = f"reward/{reward}"
+    found = [run.figure(name, step) for arm in arms for run in arm.runs for step in arm.steps]
+    means = [figure["mean"] for figure in found if figure]
+    if not means or not min(means) < max(means):
+        raise UserError(f"compare: every checkpoint has the same reward, {reward}: {means[:1]}")
+    return Scale(reward, min(means), max(means))
+
+
+def points(run: Compared, scale: Scale, measure: str, steps: Sequence[int]) -> Tensor:
+    """(normalised reward, diversity) "N 2" of those `steps` that have both."""
+    figures = [(run.figure(f"reward/{scale.reward}", s), run.figure(measure, s)) for s in steps]
+    pairs = [(x["mean"], y["mean"]) for x, y in figures if x and y and y["mean"] is not None]
+    raw = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
+    return torch.stack([scale(raw[:, 0]), raw[:, 1]], 1)
+
+
+def _gain_of_run(
+    ours: tuple[Arm, Compared], theirs: tuple[Arm, Compared], scale: Scale, kind, measure, by, at
+) -> Tensor:
+    """Gains of one seed over the baseline's last checkpoint, or over each; NaN: not reached.
+
+    Our curve starts at the base model, where interpolation may; a checkpoint it is not.
+    """
+    (arm, run), (other, baseline) = ours, theirs
+    steps = arm.steps if by == "interpolation" else arm.steps[1:]
+    asked = other.steps[1:] if at == "every" else other.steps[-1:]
+    gain = diversity_gain if kind == "DG" else reward_gain
+    return gain(points(run, scale, measure, steps), points(baseline, scale, measure, asked), by)
+
+
+def seed_pairs(ours: Arm, theirs: Arm) -> list[tuple[Compared, Compared]]:
+    """Runs of both arms with the same training seed."""
+    by_seed = {run.config.seed: run for run in theirs.runs}
+    pairs = [(r, by_seed[r.config.seed]) for r in ours.runs if r.config.seed in by_seed]
+    if not pairs:
+        raise UserError(
+            f"compare: {ours.label} (seed {', '.join(map(str, ours.seeds))}) and {theirs.label} "
+            f"(seed {', '.join(map(str, theirs.seeds))}) have no training seed in common"
+        )
+    return pairs
+
+
+def gain(
+    ours: Arm, theirs: Arm, scale: Scale, kind: Literal["DG", "RG"], measure: str, by: By, at: At
+) -> Gain:
+    """DG: in `measure` at equal reward. RG: in reward at equal `measure`."""
+    pairs = seed_pairs(ours, theirs)
+    found = [
+        _gain_of_run((ours, run), (theirs, other), scale, kind, measure, by, at)
+        for run, other in pairs
+    ]
+    known = [values[~values.isnan()] for values in found]
+    each = torch.stack([values.mean() for values in known if len(values)] or [torch.tensor([])])
+    return _summed_up(
+        (ours.label, theirs.label, kind, measure, by, at),
+        each.double().flatten(),
+        seeds=len(pairs),
+        checkpoints=sum(map(len, known)),
+        asked=sum(map(len, found)),
+    )
+
+
+def _summed_up(names: tuple, each: Tensor, *, seeds: int, checkpoints: int, asked: int) -> Gain:
+    low, high = over_seeds(each) if len(each) == seeds else (None, None)
+    mean = each.mean().item() if len(each) else None
+    return Gain(*names, mean, low, high, len(each), seeds, checkpoints, asked)
+
+
+def averaged(gains: Sequence[Gain]) -> Gain:
+    """Over the baselines that were reached: Table 1's DG and RG."""
+    first = gains[0]
+    known = [g.mean for g in gains if g.mean is not None]
+    return Gain(
+        first.ours,
+        "average",
+        first.kind,
+        first.measure,
+        first.by,
+        first.at,
+        mean=sum(known) / len(known) if known else None,
+        low=None,
+        high=None,
+        reached=len(known),
+        seeds=len(gains),
+        checkpoints=sum(g.checkpoints for g in gains),
+        asked=sum(g.asked for g in gains),
+    )
+
+
+def all_gains(
+    arms: Sequence[Arm], baselines: Sequence[Arm], scale: Scale, measures: Sequence[str], equal: str
+) -> list[Gain]:
+    """DG in every measure and RG at equal `equal`, in every way, averages last of each."""
+    wanted = [("DG", measure) for measure in measures] + [("RG", equal)]
+    found = []
+    for ours in arms:
+        for kind, measure in wanted:
+            for by, at in WAYS:
+                each = [gain(ours, b, scale, kind, measure, by, at) for b in baselines]
+                found += [*each, averaged(each)] if len(each) > 1 else each
+    return found
+
+
+def hypervolumes(arm: Arm, scale: Scale, measure: str) -> Float[Tensor, "S"]:
+    """Of each run: area under its frontier, diversity in units of the base model's (ours)."""
+    areas = []
+    for run in arm.runs:
+        curve = points(run, scale, measure, arm.steps)
+        areas.append(hypervolume(curve[:, 0], curve[:, 1] / curve[0, 1]))
+    return torch.tensor(areas).double()
+
+
+def pareto_set(arms: Sequence[Arm], scale: Scale, measure: str) -> list[tuple[str, int]]:
+    """(arm, step) of the seed means that no other checkpoint of any arm dominates."""
+    names, coordinates = [], []
+    for arm in arms:
+        for step in arm.steps:
+            x, y = arm.values(f"reward/{scale.reward}", step), arm.values(measure, step)
+            if x is not None and y is not None:
+                names.append((arm.label, step))
+                coordinates.append((x.mean().item(), y.mean().item()))
+    table = torch.tensor(coordinates, dtype=torch.float64).reshape(-1, 2)
+    on_it = frontier(table[:, 0], table[:, 1])
+    return list(dict.fromkeys(name for name, on in zip(names, on_it, strict=True) if on))
+
+
+@dataclass(frozen=True)
+class Test:
+    """Whether two arms' last checkpoints differ in a figure, over training seeds."""
+
+    ours: str
+    baseline: str
+    measure: str
+    result: Paired
+
+
+def test_arms(arms: Sequence[Arm], baselines: Sequence[Arm], measures: Sequence[str]) -> list[Test]:
+    """Every arm against every baseline in every measure that both have."""
+    found = []
+    for ours in arms:
+        for theirs in baselines:
+            pairs = seed_pairs(ours, theirs)
+            for measure in measures:
+                figures = [
+                    (a.figure(measure, ours.last), b.figure(measure, theirs.last)) for a, b in pairs
+                ]
+                if all(x and y and None not in (x["mean"], y["mean"]) for x, y in figures):
+                    means = torch.tensor([[x["mean"], y["mean"]] for x, y in figures])
+                    result = paired(means[:, 0], means[:, 1])
+                    found.append(Test(ours.label, theirs.label, measure, result))
+    return found
