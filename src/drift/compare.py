@@ -125,8 +125,8 @@ def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[st
 def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) -> Path:
     """Write page, tables and, where matplotlib is installed, figures to `out`; returns the page.
 
-    Runs that differ in their training seed alone are one arm. Gains and tests are of the arms of
-    `folders` over those of `baselines`.
+    Runs that differ in their training seed alone are one arm. Gains and differences are those of
+    `folders` over `baselines`.
     """
     runs = read_runs([*folders, *baselines])
     check(runs)
@@ -154,7 +154,7 @@ def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) 
                 "scale": asdict(found.scale),
                 "settings": arms[0].settings,
                 "gains": [asdict(gain) for gain in found.gains],
-                "differences": [asdict(test) for test in found.tests],
+                "differences": [asdict(d) for d in found.differences],
                 "rows": table,
             },
             indent=1,

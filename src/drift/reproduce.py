@@ -115,10 +115,13 @@ def _evaluate(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
 
 
 def _compare(name: str, runs: Sequence[Planned], out: Path, logs: Path) -> list[Path]:
-    pages = []
+    """A page for each reward: the study's first method over the others."""
+    first, pages = STUDIES[name].methods[0], []
     for reward in dict.fromkeys(run.config.reward for run in runs):
-        folders = [str(run.folder) for run in runs if run.config.reward == reward]
-        command = ["compare", *folders, "--out", str(out / reward)]
+        mine = [run for run in runs if run.config.reward == reward]
+        ours = [str(run.folder) for run in mine if run.config.method_name == first]
+        others = [str(run.folder) for run in mine if run.config.method_name != first]
+        command = ["compare", *ours, "--baseline", *others, "--out", str(out / reward)]
         run_all(logs, {f"compare-{name}-{reward}": command}, at_once=1)
         pages.append(out / reward / "report.html")
     return pages

@@ -11,13 +11,11 @@ from drift.report.arms import Compared, group
 from drift.report.gains import (
     Scale,
     averaged,
+    differences,
     gain,
     hypervolumes,
     pareto_set,
     scale_of,
-)
-from drift.report.gains import (
-    test_arms as compare_arms,
 )
 from drift.report.seeds import over_seeds, paired
 
@@ -160,6 +158,6 @@ def test_paired_differences_over_seeds():
 
 def test_tests_are_of_every_figure_that_both_have():
     drift, grpo = arms(run("drift", 1, (0.5, 0.9)), run("grpo", 1, (0.7, 0.3)))
-    found = compare_arms([drift], [grpo], [NAME, "coverage"])
-    assert [(t.ours, t.baseline, t.measure) for t in found] == [("DRIFT", "GRPO", NAME)]
+    found = differences([drift], [grpo], [NAME, "coverage"])
+    assert [(d.ours, d.baseline, d.measure) for d in found] == [("DRIFT", "GRPO", NAME)]
     assert found[0].result.mean == pytest.approx(0.6)

@@ -7,14 +7,14 @@ from drift.costs import cost
 from drift.menagerie.judge import taste_name
 from drift.report.arms import Arm, Compared
 from drift.report.gains import (
+    Difference,
     Gain,
     Scale,
-    Test,
     all_gains,
+    differences,
     hypervolumes,
     pareto_set,
     scale_of,
-    test_arms,
 )
 from drift.report.verdict import judging_encoder, judging_reward, rewarded_encoders
 from drift.reward_names import parse
@@ -42,7 +42,7 @@ class Comparison:
     measures: Sequence[str]  # figures of diversity and coverage, the deciding ones first
     truths: Sequence[str]  # figures that only the embedded world has
     gains: Sequence[Gain] = field(default_factory=list)
-    tests: Sequence[Test] = field(default_factory=list)
+    differences: Sequence[Difference] = field(default_factory=list)
 
     @property
     def ours(self) -> Sequence[Arm]:
@@ -91,7 +91,7 @@ def _truths(arms: Sequence[Arm], reward: str) -> list[str]:
 
 
 def comparison(ours: Sequence[Arm], baselines: Sequence[Arm] = ()) -> Comparison:
-    """Everything; gains and tests only over `baselines`."""
+    """Everything; gains and differences only over `baselines`."""
     arms = [*ours, *baselines]
     reward, encoder = judging_reward(arms), judging_encoder(arms)
     scale, measures, truths = (
@@ -109,5 +109,5 @@ def comparison(ours: Sequence[Arm], baselines: Sequence[Arm] = ()) -> Comparison
         measures,
         truths,
         gains=all_gains(ours, baselines, scale, gained, f"diversity/{encoder}"),
-        tests=test_arms(ours, baselines, tested),
+        differences=differences(ours, baselines, tested),
     )

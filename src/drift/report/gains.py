@@ -7,7 +7,7 @@ gain is not known, and stays out of every mean.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from drift.functional.pareto import frontier, hypervolume
 from drift.report.arms import Arm, Compared
 from drift.report.seeds import Paired, over_seeds, paired
 
+Kind = Literal["DG", "RG"]
 At = Literal["last", "every"]  # checkpoint of the baseline
 WAYS: tuple[tuple[By, At], ...] = (
     ("exceeding", "last"),
@@ -46,7 +47,7 @@ class Gain:
 
     ours: str
     baseline: str
-    kind: Literal["DG", "RG"]
+    kind: Kind
     measure: str  # a figure: what is gained in
     by: By
     at: At
@@ -77,20 +78,6 @@ def points(run: Compared, scale: Scale, measure: str, steps: Sequence[int]) -> T
     return torch.stack([scale(raw[:, 0]), raw[:, 1]], 1)
 
 
-def _gain_of_run(
-    ours: tuple[Arm, Compared], theirs: tuple[Arm, Compared], scale: Scale, kind, measure, by, at
-) -> Tensor:
-    """Gains of one seed over the baseline's last checkpoint, or over each; NaN: not reached.
-
-    Our curve starts at the base model, where interpolation may; a checkpoint it is not.
-    """
-    (arm, run), (other, baseline) = ours, theirs
-    steps = arm.steps if by == "interpolation" else arm.steps[1:]
-    asked = other.steps[1:] if at == "every" else other.steps[-1:]
-    gain = diversity_gain if kind == "DG" else reward_gain
-    return gain(points(run, scale, measure, steps), points(baseline, scale, measure, asked), by)
-
-
 def seed_pairs(ours: Arm, theirs: Arm) -> list[tuple[Compared, Compared]]:
     """Runs of both arms with the same training seed."""
     by_seed = {run.config.seed: run for run in theirs.runs}
@@ -103,43 +90,43 @@ def seed_pairs(ours: Arm, theirs: Arm) -> list[tuple[Compared, Compared]]:
     return pairs
 
 
-def gain(
-    ours: Arm, theirs: Arm, scale: Scale, kind: Literal["DG", "RG"], measure: str, by: By, at: At
-) -> Gain:
+def gain(ours: Arm, theirs: Arm, scale: Scale, kind: Kind, measure: str, by: By, at: At) -> Gain:
     """DG: in `measure` at equal reward. RG: in reward at equal `measure`."""
     pairs = seed_pairs(ours, theirs)
+    # Our curve starts at the base model, so one may interpolate from there; a checkpoint it is not.
+    steps = ours.steps if by == "interpolation" else ours.steps[1:]
+    asked = theirs.steps[1:] if at == "every" else theirs.steps[-1:]
+    gained = diversity_gain if kind == "DG" else reward_gain
     found = [
-        _gain_of_run((ours, run), (theirs, other), scale, kind, measure, by, at)
+        gained(points(run, scale, measure, steps), points(other, scale, measure, asked), by)
         for run, other in pairs
     ]
     known = [values[~values.isnan()] for values in found]
-    each = torch.stack([values.mean() for values in known if len(values)] or [torch.tensor([])])
-    return _summed_up(
-        (ours.label, theirs.label, kind, measure, by, at),
-        each.double().flatten(),
+    each = torch.tensor([v.mean().item() for v in known if len(v)], dtype=torch.float64)
+    low, high = over_seeds(each) if len(each) == len(pairs) else (None, None)
+    return Gain(
+        ours=ours.label,
+        baseline=theirs.label,
+        kind=kind,
+        measure=measure,
+        by=by,
+        at=at,
+        mean=each.mean().item() if len(each) else None,
+        low=low,
+        high=high,
+        reached=len(each),
         seeds=len(pairs),
         checkpoints=sum(map(len, known)),
         asked=sum(map(len, found)),
     )
 
 
-def _summed_up(names: tuple, each: Tensor, *, seeds: int, checkpoints: int, asked: int) -> Gain:
-    low, high = over_seeds(each) if len(each) == seeds else (None, None)
-    mean = each.mean().item() if len(each) else None
-    return Gain(*names, mean, low, high, len(each), seeds, checkpoints, asked)
-
-
 def averaged(gains: Sequence[Gain]) -> Gain:
     """Over the baselines that were reached: Table 1's DG and RG."""
-    first = gains[0]
     known = [g.mean for g in gains if g.mean is not None]
-    return Gain(
-        first.ours,
-        "average",
-        first.kind,
-        first.measure,
-        first.by,
-        first.at,
+    return replace(
+        gains[0],
+        baseline="average",
         mean=sum(known) / len(known) if known else None,
         low=None,
         high=None,
@@ -154,7 +141,8 @@ def all_gains(
     arms: Sequence[Arm], baselines: Sequence[Arm], scale: Scale, measures: Sequence[str], equal: str
 ) -> list[Gain]:
     """DG in every measure and RG at equal `equal`, in every way, averages last of each."""
-    wanted = [("DG", measure) for measure in measures] + [("RG", equal)]
+    wanted: list[tuple[Kind, str]] = [("DG", measure) for measure in measures]
+    wanted.append(("RG", equal))
     found = []
     for ours in arms:
         for kind, measure in wanted:
@@ -188,7 +176,7 @@ def pareto_set(arms: Sequence[Arm], scale: Scale, measure: str) -> list[tuple[st
 
 
 @dataclass(frozen=True)
-class Test:
+class Difference:
     """Whether two arms' last checkpoints differ in a figure, over training seeds."""
 
     ours: str
@@ -197,18 +185,23 @@ class Test:
     result: Paired
 
 
-def test_arms(arms: Sequence[Arm], baselines: Sequence[Arm], measures: Sequence[str]) -> list[Test]:
+def differences(
+    arms: Sequence[Arm], baselines: Sequence[Arm], measures: Sequence[str]
+) -> list[Difference]:
     """Every arm against every baseline in every measure that both have."""
     found = []
     for ours in arms:
         for theirs in baselines:
             pairs = seed_pairs(ours, theirs)
             for measure in measures:
-                figures = [
-                    (a.figure(measure, ours.last), b.figure(measure, theirs.last)) for a, b in pairs
-                ]
-                if all(x and y and None not in (x["mean"], y["mean"]) for x, y in figures):
-                    means = torch.tensor([[x["mean"], y["mean"]] for x, y in figures])
-                    result = paired(means[:, 0], means[:, 1])
-                    found.append(Test(ours.label, theirs.label, measure, result))
+                mine = _means([run for run, _ in pairs], measure, ours.last)
+                other = _means([run for _, run in pairs], measure, theirs.last)
+                if mine.isfinite().all() and other.isfinite().all():
+                    found.append(Difference(ours.label, theirs.label, measure, paired(mine, other)))
     return found
+
+
+def _means(runs: Sequence[Compared], measure: str, step: int) -> Float[Tensor, "S"]:
+    """A figure's mean in each run; NaN where there is none."""
+    means = [(run.figure(measure, step) or {}).get("mean") for run in runs]
+    return torch.tensor([torch.nan if m is None else m for m in means], dtype=torch.float64)

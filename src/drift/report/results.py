@@ -49,7 +49,7 @@ def _cells(found: Comparison, arm: Arm | None) -> list[Cell]:
     bounds = [(f["mean"], f["low"], f["high"]) for f in known]
     low, span = found.scale.low, found.scale.high - found.scale.low
     scaled = [None if value is None else (value - low) / span for value in bounds[-1]]
-    return [*(Cell(*b) for b in bounds[:-1]), Cell(*scaled), Cell(*bounds[-1])]
+    return [Cell(mean, low, high) for mean, low, high in (*bounds[:-1], scaled, bounds[-1])]
 
 
 def table1(found: Comparison) -> Table:
@@ -114,19 +114,19 @@ def gains_table(found: Comparison) -> Table:
     return Table("gains", "Gains over each baseline", header, rows, notes)
 
 
-def tests_table(found: Comparison) -> Table:
+def differences_table(found: Comparison) -> Table:
     """Paired differences of last checkpoints over training seeds."""
     header = ["", "Less", "In", "Pairs", "Difference", "p"]
     rows = [
         [
-            test.ours,
-            test.baseline,
-            title_of(test.measure),
-            str(test.result.seeds),
-            Cell(test.result.mean, test.result.low, test.result.high),
-            Cell(test.result.p_value),
+            d.ours,
+            d.baseline,
+            title_of(d.measure),
+            str(d.result.seeds),
+            Cell(d.result.mean, d.result.low, d.result.high),
+            Cell(d.result.p_value),
         ]
-        for test in found.tests
+        for d in found.differences
     ]
     notes = [
         "Last checkpoints, paired by training seed; two-sided paired t-test and its 95 % interval. "
@@ -176,4 +176,4 @@ def compute_table(found: Comparison) -> Table:
     return Table("compute", "Compute", header, rows, notes)
 
 
-TABLES = (table1, gains_table, tests_table, frontier_table, compute_table)
+TABLES = (table1, gains_table, differences_table, frontier_table, compute_table)
