@@ -124,8 +124,8 @@ def test_the_scale_is_of_all_checkpoints_and_recorded():
     scale = scale_of(found, "pickscore-tiny")
     assert (scale.low, scale.high) == (0.0, 12.0)
     assert scale(torch.tensor([6.0])).tolist() == [0.5]
-    with pytest.raises(UserError, match="the same reward"):
-        scale_of(arms(run("drift", 1, (0.0, 1.0))), "pickscore-tiny")
+    still = scale_of(arms(run("drift", 1, (3.0, 1.0), base=(3.0, 1))), "pickscore-tiny")
+    assert still(torch.tensor([3.0])).tolist() == [0.0]
 
 
 def test_hypervolume_in_units_of_the_base_model():

@@ -61,13 +61,15 @@ class Gain:
 
 
 def scale_of(arms: Sequence[Arm], reward: str) -> Scale:
-    """Least and greatest mean reward of any checkpoint of any run, base model included."""
+    """Least and greatest mean reward of any checkpoint of any run, base model included.
+
+    A reward that moved nowhere is 0 everywhere.
+    """
     name = f"reward/{reward}"
     found = [run.figure(name, step) for arm in arms for run in arm.runs for step in arm.steps]
     means = [figure["mean"] for figure in found if figure]
-    if not means or not min(means) < max(means):
-        raise UserError(f"compare: every checkpoint has the same reward, {reward}: {means[:1]}")
-    return Scale(reward, min(means), max(means))
+    low, high = min(means), max(means)
+    return Scale(reward, low, high if low < high else low + 1)
 
 
 def points(run: Compared, scale: Scale, measure: str, steps: Sequence[int]) -> Tensor:
