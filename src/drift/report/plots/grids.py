@@ -101,7 +101,7 @@ def grids(compared: Comparison) -> Figure:
 
 
 def watch(compared: Comparison) -> Figure:
-    """One prompt over training: a row for each arm, a column for each of some steps."""
+    """One prompt over training: a row for each arm, a column for each of some common steps."""
     common = sorted(set.intersection(*(set(arm.steps) for arm in compared.arms)))
     steps = [common[k] for k in spread_out(len(common), STEPS)]
     middle = (len(compared.prompts) - 1) // 2  # of the list, whatever it looks like
@@ -110,5 +110,5 @@ def watch(compared: Comparison) -> Figure:
         [(f"epoch {step}" if step else "Base model", INK if step else BASE) for step in steps],
         [(arm.label, look(k).colour) for k, arm in enumerate(compared.arms)],
         f"“{plain(compared.prompts[middle], 60)}”, the same seeds in all cells; "
-        "first training seed.",
+        "steps that every arm has, first training seed.",
     )
