@@ -1,0 +1,89 @@
+"""Diversity and reward gains over the baselines as bars (DRIFT, Figures 6 and 8)."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from drift.report.plots.comparison import Comparison, Gain
+from drift.report.plots.style import INK, SOFT, WIDTH, Look, caption, look, measure_name, plain
+
+PROTOCOLS = {
+    "exceeding": "first checkpoint that exceeds the baseline's coordinate: a lower bound",
+    "interpolation": "interpolated between checkpoints at the baseline's coordinate",
+}
+
+
+def _signed(percent: float) -> str:
+    return "0" if abs(percent) < 0.5 else f"{percent:+.0f}".replace("-", "−")
+
+
+def _bar(ax: Axes, x: float, width: float, gain: Gain, look: Look) -> None:
+    """A bar with its number and interval; where nothing was reached, these words instead."""
+    if gain.mean is None:
+        words = "not reached"
+        kind = {"rotation": 90, "fontsize": 6.5, "style": "italic", "color": look.colour}
+        ax.annotate(words, (x, 0), (0, 3), textcoords="offset points", ha="center", **kind)
+        return
+    kind = {"color": look.colour, "hatch": look.hatch, "edgecolor": "white", "lw": 0}
+    ax.bar(x, 100 * gain.mean, 0.92 * width, **kind, zorder=2)
+    top = bottom = gain.mean
+    if gain.low is not None and gain.high is not None:
+        ends = [100 * gain.low, 100 * gain.high]
+        ax.plot([x, x], ends, color=INK, lw=1, zorder=3)
+        top, bottom = max(gain.mean, gain.high), min(gain.mean, gain.low)
+    rising = gain.mean >= 0
+    text = _signed(100 * gain.mean)
+    if gain.reached < gain.seeds:
+        text = f"{text}\n({gain.reached}/{gain.seeds})"
+    place = 100 * (max(top, 0.0) if rising else min(bottom, 0.0))
+    kind = {"ha": "center", "va": "bottom" if rising else "top", "fontsize": 6.5}
+    ax.annotate(text, (x, place), (0, 2 if rising else -2), textcoords="offset points", **kind)
+
+
+def _panel(ax: Axes, gains: Sequence[Gain], looks: dict[str, Look]) -> None:
+    """One group of bars for each measure, the reward's last; one bar for each baseline."""
+    listed = dict.fromkeys(gain.measure for gain in gains)
+    measures = sorted(listed, key=lambda name: name.startswith("reward"))
+    baselines = list(dict.fromkeys(gain.baseline for gain in gains))
+    width = 0.8 / len(baselines)
+    for gain in gains:
+        shift = (baselines.index(gain.baseline) - (len(baselines) - 1) / 2) * width
+        _bar(ax, measures.index(gain.measure) + shift, width, gain, looks[gain.baseline])
+    ax.axhline(0, color=SOFT, lw=0.8, zorder=3)
+    ax.set_xticks(range(len(measures)), [measure_name(m) for m in measures])
+    ax.tick_params(axis="x", length=0, labelcolor=INK)
+    ax.set_xlim(-0.55, len(measures) - 0.45)
+    ax.grid(visible=False, axis="x")
+    ax.margins(y=0.16)  # room for the numbers
+    ax.yaxis.set_major_formatter(lambda value, _: f"{_signed(value)} %")
+
+
+def gain_bars(compared: Comparison) -> Figure | None:
+    """A panel for each method that has baselines, and for each protocol."""
+    if not compared.gains:
+        return None
+    looks = {arm.label: look(k) for k, arm in enumerate(compared.arms)}
+    panels: dict[tuple[str, str], list[Gain]] = {}
+    for gain in compared.gains:
+        panels.setdefault((gain.ours, gain.by), []).append(gain)
+    figure = Figure(figsize=(WIDTH, 0.6 + 2.3 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False).flat
+    for ax, ((ours, by), own) in zip(axes, panels.items(), strict=True):
+        _panel(ax, own, looks)
+        ax.set_title(f"{plain(ours, 30)}'s gain, {PROTOCOLS[by]}")
+        ax.set_ylabel("over the baseline")
+    handles = []
+    for name in dict.fromkeys(gain.baseline for gain in compared.gains):
+        patch = Patch(facecolor=looks[name].colour, edgecolor="white", label=plain(name, 30))
+        patch.set_hatch(looks[name].hatch)
+        handles.append(patch)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
+    caption(
+        figure,
+        "Diversity measures: relative gain at equal reward. Reward: relative gain of the "
+        f"normalised reward ({plain(compared.reward, 40)}) at equal diversity. Mean over training "
+        "seeds, with its interval; (k/n): only k of n seeds reached the baseline's coordinate.",
+    )
+    return figure
