@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from safetensors.torch import load_file
 
 from drift.config import load_run_config
@@ -26,6 +24,7 @@ from drift.report.runs import (
     list_evaluations,
     read_training,
 )
+from drift.report.stored import read_pictures
 from drift.report.tables import WRITERS, to_markdown
 from drift.report.verdict import verdict
 
@@ -101,14 +100,6 @@ def _csv(table: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
-    try:
-        with np.load(folder / "images.npz", allow_pickle=False) as stored:
-            return stored["images"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"compare: cannot read {folder / 'images.npz'}: {error}") from error
-
-
 def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[str, str]:
     """File name -> text: every table in every format, and all of them in one page of Markdown."""
     made = [table for table in (build(found) for build in TABLES) if table.rows]
@@ -137,7 +128,7 @@ def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) 
     labels = {run.run: arm.label for arm in arms for run in arm.runs}
     found = comparison(arms[: len(ours)], arms[len(ours) :])
     evaluated = [(runs[0], 0), *((run, run.last) for run in runs)]
-    pictures = [_pictures(evaluation_folder(run.run, step)) for run, step in evaluated]
+    pictures = [read_pictures(run, step) for run, step in evaluated]
     summary, sentences = verdict(arms)
     table = rows(runs)
     command = ["drift", "compare", *map(str, folders)]

@@ -17,9 +17,10 @@ from drift.errors import UserError
 from drift.recipes import load_recipe
 from drift.report import plots
 from drift.report.arms import Compared, group
+from drift.report.comparison import comparison
 from drift.report.figures import summarise, whole
+from drift.report.gains import Gain, Scale
 from drift.report.plots import bars, contours, frontiers, grids, style
-from drift.report.plots.comparison import Gain
 from drift.report.plots.style import plain
 from drift.report.runs import evaluation_folder
 
@@ -78,11 +79,12 @@ def make_arms(folder, methods=("drift", "grpo"), seeds=(1, 2), steps=(0, 5, 10),
 
 
 def figures_of(arms, gains=(), bounds=(0.0, 1.0)):
-    return plots.Comparison(tuple(arms), bounds, tuple(gains))
+    scale = Scale("pickscore-tiny", *bounds)
+    return replace(comparison(arms), scale=scale, gains=tuple(gains))
 
 
 def gain(measure="diversity/clip-tiny", mean=0.25, **changes):
-    some = Gain("DRIFT", "GRPO", measure, "exceeding", mean, None, None, 2, 2)
+    some = Gain("DRIFT", "GRPO", "DG", measure, "exceeding", "last", mean, None, None, 2, 2, 2, 2)
     return replace(some, **changes)
 
 
@@ -94,7 +96,7 @@ def arms(tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawn(arms, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    return plots.draw(arms, out, bounds=(0.2, 0.8), gains=[gain()])
+    return plots.draw(figures_of(arms, [gain()], (0.2, 0.8)), out)
 
 
 def test_every_figure_is_written_as_svg_and_pdf_and_grids_as_webp_too(drawn):
@@ -110,7 +112,7 @@ def test_the_same_input_gives_the_same_bytes(arms, drawn, tmp_path, monkeypatch)
     some = {name: plots.FIGURES[name] for name in ("contours", "watch")}
     monkeypatch.setattr(plots, "FIGURES", some)
     first = {path.name: path.read_bytes() for path in drawn}
-    for path in plots.draw(arms, tmp_path, bounds=(0.2, 0.8), gains=[]):
+    for path in plots.draw(figures_of(arms, (), (0.2, 0.8)), tmp_path):
         assert path.read_bytes() == first[path.name], path.name
 
 
@@ -127,7 +129,7 @@ def test_text_is_text_whatever_is_in_a_prompt(drawn):
     assert {"Base model", "DRIFT", "GRPO"} <= set(shown)
     watched = texts(by_name["watch.svg"])
     assert {"epoch 5", "epoch 10"} <= set(watched)
-    assert watched[-1].startswith("“a bee and a cow”, the same seeds")
+    assert any(text.startswith("“a bee and a cow”, the same seeds") for text in watched)
     assert {"DRIFT", "Pareto frontier", "normalised reward"} <= set(texts(by_name["frontiers.svg"]))
 
 
@@ -160,7 +162,7 @@ def test_a_frontier_is_drawn_at_normalised_rewards(arms):
     torch.testing.assert_close(course[2, :, 0], torch.tensor([0.612, 0.624]).double())
     torch.testing.assert_close(course[2, :, 1], torch.tensor([0.12, 0.12]).double())
     figure = frontiers.frontiers(compared)
-    panel = figure.axes[1]
+    panel = figure.axes[0]
     assert panel.get_ylabel() == "Diversity\nclip-tiny"
     strong = [line for line in panel.lines if line.get_marker() in style.MARKERS[:2]]
     assert strong[0].get_xdata()[-1] == pytest.approx(0.618)
@@ -170,7 +172,7 @@ def test_a_frontier_is_drawn_at_normalised_rewards(arms):
 
 def test_rings_are_around_what_no_other_point_beats(arms):
     # At every reward the second arm has fewer modes; both end at the same point.
-    panel = frontiers.frontiers(figures_of(arms, bounds=(0.2, 1.2))).axes[1]
+    panel = frontiers.frontiers(figures_of(arms, bounds=(0.2, 1.2))).axes[0]
     [ring] = [line for line in panel.lines if line.get_markerfacecolor() == "none"]
     first = frontiers.course(figures_of(arms, bounds=(0.2, 1.2)), arms[0], "diversity/clip-tiny")
     assert sorted(set(ring.get_xdata())) == pytest.approx(first.mean(1)[:, 0].tolist())
@@ -210,7 +212,7 @@ def bars_and_words(figure, panel=0):
 def test_bars_are_percent_and_what_was_not_reached_is_words(arms):
     gains = [
         gain(mean=0.254, low=0.1, high=0.4),
-        gain("reward/pickscore-tiny", -0.5, reached=1),
+        gain(mean=-0.5, kind="RG", reached=1),
         gain("coverage", None, reached=0),
     ]
     figure = bars.gain_bars(figures_of(arms, gains))
@@ -219,7 +221,7 @@ def test_bars_are_percent_and_what_was_not_reached_is_words(arms):
     assert words == ["+25", "−50\n(1/2)", "not reached"]
     # The reward's group comes last, whatever the order of the gains.
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["Diversity\nclip-tiny", "Coverage\nground truth", "Reward\npickscore-tiny"]
+    assert labels == ["Diversity\nclip-tiny", "Coverage\nground truth", "Reward"]
     whiskers = [
         line.get_ydata() for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1
     ]
@@ -326,15 +328,13 @@ def test_grids_show_the_last_step_of_each_arms_first_seed(arms, monkeypatch):
 
 
 def test_what_cannot_be_drawn_is_one_clear_line(arms, tmp_path):
-    with pytest.raises(UserError, match=r"the reward's bounds \(0.5, 0.5\) span nothing"):
-        plots.draw(arms, tmp_path, bounds=(0.5, 0.5), gains=[])
     broken = make_arms(tmp_path, ("drift",), (1,), (0, 5))
     folder = evaluation_folder(broken[0].runs[0].run, 5)
     (folder / "features.safetensors").write_bytes(b"not a tensor")
-    with pytest.raises(UserError, match="figures: cannot read clip-tiny in .*step-000005"):
+    with pytest.raises(UserError, match="compare: cannot read clip-tiny in .*step-000005"):
         contours.contours(figures_of(broken))
     (folder / "images.npz").unlink()
-    with pytest.raises(UserError, match="figures: cannot read .*step-000005/images.npz"):
+    with pytest.raises(UserError, match="compare: cannot read .*step-000005/images.npz"):
         grids.grids(figures_of(broken))
 
 

@@ -49,6 +49,15 @@ class Comparison:
         return self.arms[: len(self.arms) - len(self.baselines)]
 
     @property
+    def prompts(self) -> list[str]:
+        return self.arms[0].settings["prompts"]
+
+    @property
+    def rewarded(self) -> set[str]:
+        """Encoders whose diversity some run was rewarded for."""
+        return rewarded_encoders(self.arms)
+
+    @property
     def base(self) -> Compared:
         """A run whose step 0 is the base model; all the runs' are the same."""
         return self.arms[0].runs[0]

@@ -22,6 +22,7 @@ from drift.report.seeds import Paired, over_seeds, paired
 
 Kind = Literal["DG", "RG"]
 At = Literal["last", "every"]  # checkpoint of the baseline
+AVERAGE = "average"  # in place of a baseline
 WAYS: tuple[tuple[By, At], ...] = (
     ("exceeding", "last"),
     ("interpolation", "last"),
@@ -128,7 +129,7 @@ def averaged(gains: Sequence[Gain]) -> Gain:
     known = [g.mean for g in gains if g.mean is not None]
     return replace(
         gains[0],
-        baseline="average",
+        baseline=AVERAGE,
         mean=sum(known) / len(known) if known else None,
         low=None,
         high=None,

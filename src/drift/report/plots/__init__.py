@@ -3,11 +3,9 @@
 Importing this room needs matplotlib (extra `figures`), so import it where a figure is wanted.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from drift.errors import UserError
-from drift.report.arms import Arm
 
 try:
     import matplotlib as matplotlib
@@ -16,8 +14,8 @@ except ModuleNotFoundError as error:
         "figures: matplotlib is not installed; do `pip install 'drift-rft[figures]'`"
     ) from error
 
+from drift.report.comparison import Comparison
 from drift.report.plots import bars, contours, frontiers, grids
-from drift.report.plots.comparison import Comparison, Gain
 from drift.report.plots.style import in_our_style, saved
 
 VECTOR = ("svg", "pdf")
@@ -30,19 +28,17 @@ FIGURES = {  # name of the files -> what draws them, and their formats
 }
 
 
-def draw(
-    arms: Sequence[Arm], out: Path, *, bounds: tuple[float, float], gains: Sequence[Gain]
-) -> list[Path]:
+def draw(found: Comparison, out: Path) -> list[Path]:
     """Write `out/figures/NAME.svg` and the like; returns the files.
 
-    `bounds`: the raw rewards that are drawn as 0 and 1. Features and pictures are read from the
-    run folders. The same input gives the same bytes. Without gains, no figure of them.
+    Features and pictures are read from the run folders. The same input gives the same bytes.
+    Without gains, no figure of them.
     """
-    compared, folder, written = Comparison(tuple(arms), bounds, tuple(gains)), out / "figures", []
+    folder, written = out / "figures", []
     folder.mkdir(parents=True, exist_ok=True)
     for name, (figure_of, formats) in FIGURES.items():
         with in_our_style():
-            figure = figure_of(compared)
+            figure = figure_of(found)
             if figure is not None:
                 written += [saved(figure, folder / f"{name}.{kind}") for kind in formats]
     return written

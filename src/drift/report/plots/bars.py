@@ -6,13 +6,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from drift.report.plots.comparison import Comparison, Gain
+from drift.functional.gains import By
+from drift.report.comparison import Comparison
+from drift.report.gains import AVERAGE, At, Gain
 from drift.report.plots.style import INK, SOFT, WIDTH, Look, caption, look, measure_name, plain
 
 PROTOCOLS = {
-    "exceeding": "first checkpoint that exceeds the baseline's coordinate: a lower bound",
-    "interpolation": "interpolated between checkpoints at the baseline's coordinate",
+    ("exceeding", "last"): "by the checkpoint that just exceeds the baseline's last: a lower bound",
+    ("interpolation", "last"): "interpolated, over the baseline's last checkpoint",
+    ("interpolation", "every"): "interpolated, over every checkpoint of the baseline",
 }
+
+
+def _gained(gain: Gain) -> str:
+    return gain.measure if gain.kind == "DG" else "reward"
 
 
 def _signed(percent: float) -> str:
@@ -44,13 +51,13 @@ def _bar(ax: Axes, x: float, width: float, gain: Gain, look: Look) -> None:
 
 def _panel(ax: Axes, gains: Sequence[Gain], looks: dict[str, Look]) -> None:
     """One group of bars for each measure, the reward's last; one bar for each baseline."""
-    listed = dict.fromkeys(gain.measure for gain in gains)
-    measures = sorted(listed, key=lambda name: name.startswith("reward"))
+    listed = dict.fromkeys(map(_gained, gains))
+    measures = sorted(listed, key="reward".__eq__)
     baselines = list(dict.fromkeys(gain.baseline for gain in gains))
     width = 0.8 / len(baselines)
     for gain in gains:
         shift = (baselines.index(gain.baseline) - (len(baselines) - 1) / 2) * width
-        _bar(ax, measures.index(gain.measure) + shift, width, gain, looks[gain.baseline])
+        _bar(ax, measures.index(_gained(gain)) + shift, width, gain, looks[gain.baseline])
     ax.axhline(0, color=SOFT, lw=0.8, zorder=3)
     ax.set_xticks(range(len(measures)), [measure_name(m) for m in measures])
     ax.tick_params(axis="x", length=0, labelcolor=INK)
@@ -62,20 +69,21 @@ def _panel(ax: Axes, gains: Sequence[Gain], looks: dict[str, Look]) -> None:
 
 def gain_bars(compared: Comparison) -> Figure | None:
     """A panel for each method that has baselines, and for each protocol."""
-    if not compared.gains:
+    shown = [gain for gain in compared.gains if gain.baseline != AVERAGE]
+    if not shown:
         return None
     looks = {arm.label: look(k) for k, arm in enumerate(compared.arms)}
-    panels: dict[tuple[str, str], list[Gain]] = {}
-    for gain in compared.gains:
-        panels.setdefault((gain.ours, gain.by), []).append(gain)
+    panels: dict[tuple[str, By, At], list[Gain]] = {}
+    for gain in shown:
+        panels.setdefault((gain.ours, gain.by, gain.at), []).append(gain)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False).flat
-    for ax, ((ours, by), own) in zip(axes, panels.items(), strict=True):
+    for ax, ((ours, *way), own) in zip(axes, panels.items(), strict=True):
         _panel(ax, own, looks)
-        ax.set_title(f"{plain(ours, 30)}'s gain, {PROTOCOLS[by]}")
+        ax.set_title(f"{plain(ours, 30)}'s gain, {PROTOCOLS[way[0], way[1]]}")
         ax.set_ylabel("over the baseline")
     handles = []
-    for name in dict.fromkeys(gain.baseline for gain in compared.gains):
+    for name in dict.fromkeys(gain.baseline for gain in shown):
         patch = Patch(facecolor=looks[name].colour, edgecolor="white", label=plain(name, 30))
         patch.set_hatch(looks[name].hatch)
         handles.append(patch)
@@ -83,7 +91,7 @@ def gain_bars(compared: Comparison) -> Figure | None:
     caption(
         figure,
         "Diversity measures: relative gain at equal reward. Reward: relative gain of the "
-        f"normalised reward ({plain(compared.reward, 40)}) at equal diversity. Mean over training "
-        "seeds, with its interval; (k/n): only k of n seeds reached the baseline's coordinate.",
+        f"normalised reward ({plain(compared.scale.reward, 40)}) at equal diversity. Mean over "
+        "training seeds, with its interval; (k/n): only k of n seeds reached the baseline.",
     )
     return figure

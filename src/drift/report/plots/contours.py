@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from drift.report.arms import Compared
-from drift.report.plots.comparison import Comparison, read_features
+from drift.report.comparison import Comparison
 from drift.report.plots.style import BASE, INK, RULE, SOFT, WIDTH, caption, look, plain
 from drift.report.render import spread_out
+from drift.report.stored import read_features
 from drift.report.verdict import number
 
 COLUMNS = 5  # steps shown

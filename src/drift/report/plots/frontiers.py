@@ -1,5 +1,7 @@
 """Reward against diversity over training (DRIFT, Figures 4, 9 and 10)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -7,45 +9,44 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from drift.functional.pareto import bootstrap_interval, frontier
+from drift.functional.intervals import crossed_interval
+from drift.functional.pareto import frontier
 from drift.report.arms import Arm
-from drift.report.plots.comparison import Comparison
+from drift.report.comparison import Comparison
 from drift.report.plots.style import BASE, INK, WIDTH, Look, caption, look, measure_name, plain
-from drift.report.verdict import FEWEST_PROMPTS
+from drift.report.verdict import FEWEST_PROMPTS, gaps
+
+PANELS = ("diversity", "recall", "vendi", "coverage")
 
 
 def measures(compared: Comparison) -> list[str]:
-    """The panels: two encoders' diversity, recall and Vendi by the judging one, ground truth."""
-    listed = [f"diversity/{name}" for name in compared.encoders[:2]]
-    listed += [f"recall/{compared.encoder}", f"vendi/{compared.encoder}", "coverage"]
-    return [m for m in listed if any(len(course(compared, arm, m)) for arm in compared.arms)]
+    """The panels: two encoders' diversity, recall and Vendi by the deciding one, ground truth."""
+    listed = [m for m in (*compared.measures, *compared.truths) if m.split("/")[0] in PANELS]
+    many = [m for m in listed if m.startswith("diversity/")][2:]
+    return [m for m in listed if m not in many]
 
 
 def course(compared: Comparison, arm: Arm, measure: str) -> Float[Tensor, "K S 2"]:
     """(normalised reward, measure) at every evaluated step that has both, for every seed."""
     points = []
     for step in arm.steps:
-        x, y = arm.values(f"reward/{compared.reward}", step), arm.values(measure, step)
+        x, y = arm.values(f"reward/{compared.scale.reward}", step), arm.values(measure, step)
         if x is not None and y is not None:
-            points.append(torch.stack([compared.normalised(x), y], 1))
+            points.append(torch.stack([compared.scale(x), y], 1))
     return torch.stack(points) if points else torch.empty(0, len(arm.runs), 2).double()
 
 
 def change_interval(arm: Arm, name: str) -> Float[Tensor, "2"]:
-    """95 % bootstrap interval over prompts of the change since the base model, around its mean.
+    """95 % interval of the change since the base model, around its mean; NaN with few prompts.
 
     Prompt by prompt, as the base model drew the same prompts from the same seeds: prompts differ
-    among themselves by far more than training moves them. NaN where there are too few.
+    among themselves by far more than training moves them.
     """
-    after, before = arm.per_prompt(name), arm.per_prompt(name, 0)
-    if after is None or before is None:
+    change = gaps(arm, arm, name, step=0)
+    if change is None or change.isfinite().any(0).sum() < FEWEST_PROMPTS:
         return torch.full((2,), torch.nan).double()
-    change = (after - before).nanmean(0)
-    known = change[change.isfinite()]
-    if len(known) < FEWEST_PROMPTS:
-        return torch.full((2,), torch.nan).double()
-    ends = bootstrap_interval(known, torch.Generator().manual_seed(0))
-    return torch.tensor(ends).double() - known.mean()
+    ends = crossed_interval(change, torch.Generator().manual_seed(0))
+    return torch.tensor(ends).double() - change.nanmean()
 
 
 def _draw_arm(ax: Axes, compared: Comparison, arm: Arm, measure: str, look: Look) -> None:
@@ -58,8 +59,8 @@ def _draw_arm(ax: Axes, compared: Comparison, arm: Arm, measure: str, look: Look
         for seed in points.unbind(1):
             ax.plot(*seed.T, color=colour, lw=0.8, alpha=0.35, zorder=2)
     x, y = mean[-1]
-    low, high = compared.bounds
-    across = x + change_interval(arm, f"reward/{compared.reward}") / (high - low)
+    low, high = compared.scale.low, compared.scale.high
+    across = x + change_interval(arm, f"reward/{compared.scale.reward}") / (high - low)
     up = y + change_interval(arm, measure)
     for ends in ((across, y.expand(2)), (x.expand(2), up)):
         ax.plot(*ends, color=colour, lw=1, alpha=0.6, zorder=2.5)
@@ -78,7 +79,7 @@ def _mark_frontier(ax: Axes, compared: Comparison, measure: str) -> None:
     ax.plot(*base.T, "*", color=BASE, ms=12, mec="white", mew=0.6, zorder=5)
 
 
-def _legend(arms: tuple[Arm, ...]) -> list[Line2D]:
+def _legend(arms: Sequence[Arm]) -> list[Line2D]:
     handles = [Line2D([], [], color=BASE, marker="*", ms=11, ls="", label="Base model")]
     for k, arm in enumerate(arms):
         own, label = look(k), plain(arm.label, 30)
@@ -103,7 +104,7 @@ def frontiers(compared: Comparison) -> Figure | None:
         _mark_frontier(ax, compared, measure)
         paid = " (rewarded)" if measure.partition("/")[2] in compared.rewarded else ""
         ax.set_ylabel(f"{measure_name(measure)}{paid}")
-    low, high = compared.bounds
+    low, high = compared.scale.low, compared.scale.high
     handles = _legend(compared.arms)
     if len(axes) > len(panels):
         spare = axes[-1]
@@ -114,11 +115,12 @@ def frontiers(compared: Comparison) -> Figure | None:
     for ax in axes[len(panels) - columns : len(panels)]:
         ax.set_xlabel("normalised reward")
     seeds = max(len(arm.runs) for arm in compared.arms)
+    over = "over seeds and prompts" if seeds > 1 else "over prompts"
     lines = f"mean over up to {seeds} training seeds; pale: each" if seeds > 1 else "one seed"
     caption(
         figure,
-        f"Reward: {plain(compared.reward, 40)}, 0 = {low:.4g} and 1 = {high:.4g} raw. Lines, from "
-        f"the base model on: {lines}. Bars, at the last checkpoint: 95 % interval over prompts of "
-        "the change since the base model.",
+        f"Reward: {plain(compared.scale.reward, 40)}, 0 = {low:.4g} and 1 = {high:.4g} raw. "
+        f"Lines, from the base model on: {lines}. Bars, at the last checkpoint: 95 % interval "
+        f"{over} of the change since the base model.",
     )
     return figure

@@ -10,10 +10,11 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from drift.report.plots.comparison import Comparison, read_pictures
+from drift.report.comparison import Comparison
 from drift.report.plots.style import BASE, INK, SOFT, WIDTH, look, plain
 from drift.report.render import spread_out
 from drift.report.sheets import GAP, block
+from drift.report.stored import read_pictures
 
 ROWS, STEPS = 4, 6  # prompts of `grids`; steps of `watch`
 TILES = (96, 80, 64, 60)  # pixels of a picture: the largest whose sheet is within the budget
@@ -87,7 +88,7 @@ def _drawn(
 
 def grids(compared: Comparison) -> Figure:
     """Some prompts, evenly apart in their list, under the base model and every arm's last step."""
-    models = [read_pictures(compared.runs[0], 0)]
+    models = [read_pictures(compared.base, 0)]
     models += [read_pictures(arm.runs[0], arm.last) for arm in compared.arms]
     places = spread_out(len(compared.prompts), ROWS)
     columns = [("Base model", BASE)]
