@@ -127,7 +127,7 @@ def test_text_is_text_whatever_is_in_a_prompt(drawn):
     assert {"Base model", "DRIFT", "GRPO"} <= set(shown)
     watched = texts(by_name["watch.svg"])
     assert {"epoch 5", "epoch 10"} <= set(watched)
-    assert watched[-1].startswith("“a bee and a cow”, the same seeds")
+    assert any(text.startswith("“a bee and a cow”, the same seeds") for text in watched)
     assert {"DRIFT", "Pareto frontier", "normalised reward"} <= set(texts(by_name["frontiers.svg"]))
 
 
