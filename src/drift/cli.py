@@ -48,7 +48,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from drift.compare import compare
 
-    print(f"wrote {compare(args.runs, args.out, args.baseline)}")
+    print(f"wrote {compare(args.runs, args.out, args.baseline, figures=args.figures)}")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -164,6 +164,8 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
     summary = "runs over which the others' gains and differences are told"
     p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
+    summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
+    p.add_argument("--figures", action="store_true", help=summary)
     p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
 
 

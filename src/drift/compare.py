@@ -113,8 +113,10 @@ def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[st
     return written
 
 
-def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) -> Path:
-    """Write page, tables and, where matplotlib is installed, figures to `out`; returns the page.
+def compare(
+    folders: Sequence[Path], out: Path, baselines: Sequence[Path] = (), *, figures: bool = False
+) -> Path:
+    """Write page, tables and, if asked for, drawn figures to `out`; returns the page.
 
     Runs that differ in their training seed alone are one arm. Gains and differences are those of
     `folders` over `baselines`.
@@ -156,4 +158,8 @@ def compare(folders: Sequence[Path], out: Path, baselines: Sequence[Path] = ()) 
     (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (out / name).write_text(text, encoding="utf-8")
+    if figures:
+        from drift.report.plots import draw  # which needs matplotlib
+
+        draw(found, out)
     return out / "report.html"

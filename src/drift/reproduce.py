@@ -6,6 +6,7 @@ studies that have runs in common make them once.
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -122,6 +123,7 @@ def _compare(name: str, runs: Sequence[Planned], out: Path, logs: Path) -> list[
         ours = [str(run.folder) for run in mine if run.config.method_name == first]
         others = [str(run.folder) for run in mine if run.config.method_name != first]
         command = ["compare", *ours, "--baseline", *others, "--out", str(out / reward)]
+        command += ["--figures"] if find_spec("matplotlib") else []
         run_all(logs, {f"compare-{name}-{reward}": command}, at_once=1)
         pages.append(out / reward / "report.html")
     return pages
