@@ -78,6 +78,8 @@ def reproduce(
     todo = [run for run in runs if not finished(run)]
     for line in tell(name, runs, todo, at_once):
         say(line)
+    if not find_spec("matplotlib"):
+        say("no figures will be drawn: that needs `pip install 'drift-rft[figures]'`")
     if dry_run:
         return []
     start, logs = time.perf_counter(), out / f"{world}-{budget}" / "logs"
