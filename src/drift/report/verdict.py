@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from drift.config import TrainConfig
-from drift.functional.pareto import bootstrap_interval, frontier
+from drift.functional.intervals import bootstrap_interval
+from drift.functional.pareto import frontier
 
 FEWEST_PROMPTS = 5  # with fewer, no difference is claimed
 
