@@ -23,7 +23,7 @@ from torch import Tensor
 from drift.config import EvaluateConfig, load_run_config
 from drift.encoders import load_encoder
 from drift.functional.diversity import mean_pairwise_distance
-from drift.functional.pareto import bootstrap_interval
+from drift.functional.intervals import bootstrap_interval
 from drift.hub import SHIPPED
 from drift.menagerie.probe import Reading, load_probe, read
 from drift.methods.parts import CleanPrompt

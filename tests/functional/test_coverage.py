@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drift.functional import coverage
 from drift.functional.coverage import generalized_recall, precision
@@ -47,21 +49,91 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     reference, generated = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
     whole = generalized_recall(reference, generated, k=2), precision(reference, generated, k=2)
     assert 0 < whole[0] < 1
-    monkeypatch.setattr(coverage, "ROWS", 7)
-    chunked = generalized_recall(reference, generated, k=2), precision(reference, generated, k=2)
-    assert chunked == whole
+    for rows in (7, 1, 0):  # none fits: one at a time
+        monkeypatch.setattr(coverage, "BLOCK_BYTES", rows * 50 * 8)
+        chunked = (
+            generalized_recall(reference, generated, k=2),
+            precision(reference, generated, k=2),
+        )
+        assert chunked == whole
 
 
-def test_too_few_images_for_k_are_refused():
-    with pytest.raises(ValueError, match="k=3, images=3"):
-        generalized_recall(column(0, 1, 2, 3, 4), column(0, 1, 3), k=3)
-    with pytest.raises(ValueError, match="k=0"):
-        precision(column(0, 1), column(0, 1), k=0)
+@pytest.mark.parametrize("k", [3, 0])
+def test_a_k_that_the_images_do_not_allow_is_refused(k):
+    with pytest.raises(ValueError, match=f"generated need 1 <= k < images, got k={k}, images=3"):
+        generalized_recall(column(0, 1, 2, 3, 4), column(0, 1, 3), k=k)
+    with pytest.raises(ValueError, match=f"reference need 1 <= k < images, got k={k}, images=3"):
+        precision(column(0, 1, 3), column(0, 1, 2, 3, 4), k=k)
 
 
-def test_nan_features_are_refused():
-    with pytest.raises(ValueError, match="finite"):
-        generalized_recall(column(0, float("nan")), column(0, 1, 3), k=1)
+@pytest.mark.parametrize("measure", [generalized_recall, precision])
+@pytest.mark.parametrize("bad", [column(0, 1, float("nan")), column(0, 1, float("inf")), column()])
+def test_features_that_are_no_numbers_or_none_at_all_are_refused_by_name(measure, bad):
+    with pytest.raises(ValueError, match="reference must hold at least one image and finite"):
+        measure(bad, column(0, 1, 3), k=1)
+    with pytest.raises(ValueError, match="generated must hold at least one image and finite"):
+        measure(column(0, 1, 3), bad, k=1)
+
+
+def by_definition(points, centres, k):
+    """Kynkäänniemi et al., Eq. 1, word for word on whole numbers, whose arithmetic is exact."""
+
+    def squared(x, y):
+        return sum((a - b) ** 2 for a, b in zip(x, y, strict=True))
+
+    radii = [sorted(squared(x, y) for y in centres)[k] for x in centres]
+    inside = [any(squared(x, y) <= r for y, r in zip(centres, radii, strict=True)) for x in points]
+    return sum(inside) / len(inside)
+
+
+grids = st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=3, max_size=15)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(grids, grids, st.integers(1, 2))
+def test_ties_and_duplicates_on_a_grid_are_as_by_definition(reference, generated, k):
+    a, b = torch.tensor(reference).float(), torch.tensor(generated).float()
+    assert generalized_recall(a, b, k) == pytest.approx(by_definition(reference, generated, k))
+    assert precision(a, b, k) == pytest.approx(by_definition(generated, reference, k))
+
+
+def directly(points, centres, k):
+    """Without the screen: every distance as a sum of squared differences in float64."""
+
+    def distance(x):
+        return torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+    points, centres = points.double(), centres.double()
+    radius = distance(centres).kthvalue(k + 1, dim=1).values
+    return (distance(points) <= radius).any(1).double().mean().item()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 1000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_screen_never_changes_the_result(dtype, offset):
+    """Tenths, which no float holds exactly: their many ties and rims are decided by rounding."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        a, b = (torch.randint(-6, 7, (2, 30, 3), generator=generator).double() / 10 + offset).to(
+            dtype
+        )
+        for x, y in ((a, b), (a, a), (a, b[:8].repeat(2, 1)), (1.1 * b[:20].repeat(3, 1), a[:6])):
+            for k in (1, 4):
+                assert generalized_recall(x, y, k) == precision(y, x, k) == directly(x, y, k)
+
+
+def test_a_set_recalls_itself_wholly():
+    features = torch.randn(300, 48, generator=torch.Generator().manual_seed(0)) + 5
+    features[100:200] = features[100]  # 100 copies of one image: balls of radius 0
+    features[200:250] = features[250:]
+    assert generalized_recall(features, features) == precision(features, features) == 1
+
+
+def test_half_precision_is_compared_in_double():
+    # 2 and 2 + 2^-9 are neighbours in float16; squares of what parts them underflow to 0 there.
+    near = torch.tensor([[2.0], [2 + 2**-9], [2.125]], dtype=torch.float16)
+    assert generalized_recall(near[2:], near[:2], k=1) == 0
+    assert generalized_recall(near[1:] / 256, near[:2] / 256, k=1) == 0.5
 
 
 def test_balls_are_round():
