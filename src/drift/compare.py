@@ -82,7 +82,8 @@ def _csv(table: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
+def _pictures(run: Compared, step: int) -> UInt8[np.ndarray, "P N H W 3"]:
+    folder = evaluation_folder(run.run, step)
     try:
         with np.load(folder / "images.npz", allow_pickle=False) as stored:
             return stored["images"]
@@ -94,13 +95,11 @@ def compare(folders: Sequence[Path], out: Path) -> Path:
     """Write `report.html`, `comparison.csv` and `comparison.json` to `out`; returns the page."""
     runs = read_runs(folders)
     check(runs)
-    evaluated = [(runs[0], 0), *((run, run.last) for run in runs)]
-    pictures = [_pictures(evaluation_folder(run.run, step)) for run, step in evaluated]
     summary, sentences = verdict(runs)
     table = rows(runs)
     command = shlex.join(["drift", "compare", *map(str, folders), "--out", str(out)])
     written = {
-        "report.html": render(runs, pictures, command),
+        "report.html": render(runs, _pictures, command),
         "comparison.csv": _csv(table),
         "comparison.json": json.dumps(
             {
