@@ -77,7 +77,7 @@ def axes(runs: Sequence[Compared]) -> dict[str, list[dict[str, Any]]]:
     for name in names:
         head, _, of = name.partition("/")
         if head not in LIMITS:
-            words = WORDS.get(head, head.replace("_", " "))
+            words = WORDS.get(head) or head.replace("_", " ")
             paid = " (rewarded)" if head not in GAINED and of in rewarded_encoders(runs) else ""
             described = measure(name, f"{words}, {of}{paid}" if of else words)
             found["gained" if head in GAINED else "kept"].append(described)

@@ -158,6 +158,7 @@ const drawCharts = () => charts.forEach(redraw);
 
 // Each arm's name is a button that hides and shows its lines.
 function buildLegend(list) {
+  list.hidden = data.arms.length < 2;
   list.append(...data.arms.map((arm) => {
     const [item, button] = [make("li"), make("button", `arm c${arm.colour}`, arm.label)];
     button.type = "button";
