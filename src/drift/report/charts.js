@@ -78,7 +78,7 @@ function drawAxes(svg, box, xs, ys, place) {
     const at = {class: "tick", x: box.left - 6, y: top + 4, "text-anchor": "end"};
     svg.append(shape("text", at, tickText(tick, ys.percent)));
   }
-  for (const tick of niceTicks(...xs.range, (box.right - box.left) / 70)) {
+  for (const tick of niceTicks(...xs.range, Math.min(10, (box.right - box.left) / 55))) {
     const {left} = place({x: tick, y: ys.range[0]});
     const at = {class: "tick", x: left, y: box.bottom + 17, "text-anchor": "middle"};
     svg.append(shape("text", at, tickText(tick, xs.percent)));
@@ -130,8 +130,8 @@ function drawDots(svg, line, inside) {
 // points that no other one beats. Returns the points that the pointer can find.
 function drawChart(svg, lines, xs, ys, front = false) {
   const width = svg.getBoundingClientRect().width || 400;
-  const height = Math.round(Math.min(430, Math.max(260, width * 0.6)));
   const narrow = width < 480;
+  const height = Math.round(Math.min(430, width * (narrow ? 0.8 : 0.6)));
   const box = {left: 58, right: width - (narrow ? 66 : 96), top: 12, bottom: height - 46};
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.replaceChildren();
