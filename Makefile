@@ -9,7 +9,7 @@ ARGS   ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test check fix bench clean
+.PHONY: help .venv demo test browser check fix bench clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='...']"
@@ -30,6 +30,10 @@ demo: $(STAMP) ## run the demonstration on the embedded world
 
 test: $(STAMP) ## run the tests; ARGS='-m slow' for the slow ones
 	$(BIN)/python -m pytest $(ARGS)
+
+browser: $(STAMP) ## test the report in a Chromium, which the system must have
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 check: $(STAMP) ## lint, format, types and the floors of the house
 	$(BIN)/ruff check

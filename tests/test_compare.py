@@ -1,87 +1,20 @@
 """The comparison reads run folders only, says what the numbers say, and shows text as text."""
 
-import base64
 import csv
-import hashlib
 import json
-import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from drift.compare import compare
-from drift.config import to_yaml
 from drift.errors import UserError
 from drift.recipes import load_recipe
-from drift.report import render
 from drift.report.arms import name_runs
-from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spread
-from drift.report.figures import summarise, whole
-from drift.report.render import describe_environment, sheets, spread_out
-from drift.report.runs import FORMAT, evaluation_folder, read_training
+from drift.report.runs import evaluation_folder
 from drift.report.verdict import direction, number
-
-PROMPTS = ["a fox", "a cat", "a bee", '<script>alert("x")</script>', "<img src=http://e.vil/>"]
-SETTINGS = {
-    "prompts": PROMPTS,
-    "images_per_prompt": 4,
-    "seed": 1_000_000,
-    "steps": 10,
-    "guidance_scale": 2.0,
-    "eta": 1.0,
-    "rewards": ["pickscore-tiny"],
-    "encoders": ["dreamsim-tiny", "clip-tiny"],
-    "judge": True,
-}
-
-
-def figures(reward, clip, dreamsim=1.0, coverage=5.0):
-    """Every prompt has nearly the same value: differences of 0.1 are clear, of 0 are not."""
-    wobble = torch.linspace(-0.02, 0.02, len(PROMPTS))
-    other = wobble[[3, 1, 4, 0, 2]]
-    return {
-        "reward/pickscore-tiny": summarise(reward + wobble),
-        "diversity/clip-tiny": summarise(clip + other),
-        "diversity/dreamsim-tiny": summarise(dreamsim + wobble),
-        "vendi_all/clip-tiny": whole(7.0),
-        "coverage": summarise(coverage + wobble),
-    }
-
-
-def write_evaluation(run, step, judged, settings=SETTINGS, sha256="ab" * 32):
-    folder = evaluation_folder(run, step)
-    folder.mkdir(parents=True)
-    metrics = {
-        "format": FORMAT,
-        "step": step,
-        "settings": settings,
-        "model": {"name": "menagerie/model", "sha256": sha256},
-        "adapter": {"epoch": step, "sha256": "cd" * 32} if step else None,
-        "figures": judged,
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    pixels = np.random.default_rng(step).integers(0, 256, (len(PROMPTS), 4, 16, 16, 3), np.uint8)
-    np.savez(folder / "images.npz", images=pixels)
-
-
-def make_run(folder, method="grpo", reward=1.0, clip=0.5, images=80, changes=(), **judged):
-    """A run of 2 epochs, evaluated at its base (reward 0, diversity 1, coverage 9) and its end."""
-    config = load_recipe("menagerie", [f"method={method}", f"output={folder}", *changes])
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(to_yaml(config))
-    (folder / "environment.json").write_text(json.dumps({"command": f"drift train {folder}"}))
-    line = {"reward_mean": 0.1, "diversity": 1.0, "seconds": {"rollout": 3.0, "update": 4.0}}
-    rows = [
-        line | {"epoch": epoch, "update": k, "images_sampled": images * epoch}
-        for epoch in (1, 2)
-        for k in (1, 2)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_evaluation(folder, 0, figures(0.0, 1.0, coverage=9.0))
-    write_evaluation(folder, 2, figures(reward, clip, **judged))
-    return folder
+from tests.fake_runs import SETTINGS, make_run
 
 
 def sentences(tmp_path, *runs):
@@ -94,31 +27,6 @@ def grpo(tmp_path):
     return make_run(tmp_path / "grpo")
 
 
-def test_the_page_is_one_safe_file(tmp_path, grpo):
-    drift = make_run(tmp_path / "drift", "drift", clip=0.8)
-    page = compare([grpo, drift], tmp_path / "out")
-    text = page.read_text()
-    assert page == tmp_path / "out" / "report.html" and len(text) < 2_000_000
-
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)[1]
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.replace("&#39;", "'").startswith("default-src 'none';")
-    assert f"&#39;sha256-{digest}&#39;" in policy
-
-    # Prompts are text: nothing of them is markup, and the page asks for nothing outside itself.
-    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in text
-    assert "<script" not in text and "<img src=http" not in text
-    own = text.replace("&lt;img src=http://e.vil/&gt;", "")
-    assert "http://" not in own and "https://" not in own
-    assert not re.search(r"<[^>]+\s(style|on\w+)=", text)
-    sources = re.findall(r'<img src="([^"]{30})', text)
-    assert len(sources) == 3 * len(PROMPTS)
-    assert all(source.startswith("data:image/webp;base64,") for source in sources)
-    for word in ("Base model", "GRPO", "DRIFT", "rewarded in no run", "1000000"):
-        assert word in text
-
-
 def test_names_of_rewards_are_text(tmp_path):
     name = "http://host/<u>?a&b + 0.1*http://another.host/with/a/rather/long/path"
     run = make_run(tmp_path / "run", changes=[f"reward={name}"])
@@ -128,7 +36,6 @@ def test_names_of_rewards_are_text(tmp_path):
     text = compare([run], tmp_path / "out").read_text()
     assert "<u>" not in text
     assert "Reward, http://host/&lt;u&gt;?a&amp;b + 0.1*http://another.host/with/a/r" in text
-    assert "reward, http://host/&lt;u&gt;?a&amp;b + 0.1*http://…</text>" in text  # an axis title
     with (tmp_path / "out" / "comparison.csv").open() as file:
         assert f"reward/{name}" in {row["figure"] for row in csv.DictReader(file)}
 
@@ -192,16 +99,60 @@ def test_other_measures_of_diversity_in_training_are_said(tmp_path, grpo):
     assert units.startswith("The runs measured diversity in training by dreamsim-tiny and policy")
     assert once.startswith("Each method was trained once")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "diversity, dreamsim-tiny and policy against images sampled" in page
+    assert '"words":"diversity, dreamsim-tiny and policy"' in page
     assert not any("by dreamsim-tiny and" in s for s in sentences(tmp_path, grpo))
 
 
 def test_one_run_and_three(tmp_path, grpo):
     assert sentences(tmp_path, grpo)[0].startswith("GRPO raised the reward (0.000 → 1.00) and kept")
     drift = make_run(tmp_path / "drift", "drift", reward=1.1, clip=0.7)
-    other = make_run(tmp_path / "slow", "drift", changes=["method.shaping.weight=0.1"])
+    weak = ["method.shaping.weight=0.1"]
+    other = make_run(tmp_path / "weak", "drift", reward=1.2, clip=0.9, changes=weak)
     headline, *_ = sentences(tmp_path, grpo, drift, other)
-    assert headline == "drift has both the highest reward and the highest diversity."
+    assert headline == "weak has both the highest reward and the highest diversity."
+
+
+def test_seeds_are_one_arm_with_gains_over_a_baseline(tmp_path):
+    ours = [
+        make_run(tmp_path / f"drift-{s}", "drift", 1.1 + s / 10, 0.8, changes=[f"seed={s}"])
+        for s in (1, 2)
+    ]
+    theirs = [make_run(tmp_path / f"grpo-{s}", changes=[f"seed={s}"]) for s in (1, 2)]
+    compare(ours, tmp_path / "out", theirs)
+    stored = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert {name: len(runs) for name, runs in stored["arms"].items()} == {"DRIFT": 2, "GRPO": 2}
+    assert stored["verdict"][0].startswith("DRIFT is ahead on both")
+    assert any("2 seeds: intervals over so few are too narrow" in s for s in stored["verdict"])
+    assert stored["scale"] == {"reward": "pickscore-tiny", "low": 0.0, "high": pytest.approx(1.3)}
+    first = stored["gains"][0]
+    assert (first["kind"], first["measure"]) == ("DG", "diversity/clip-tiny")
+    assert first["mean"] == pytest.approx(0.6) and first["reached"] == 2  # 0.8 over 0.5
+    text = (tmp_path / "out" / "tables.md").read_text()
+    assert "| DG / RG of DRIFT, paper's protocol |  | +60.0 %" in text
+    assert "not reached" in text  # at GRPO's diversity, no more than the base model's reward: RG
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Gains over each baseline" in page and "A column is the mean" in page
+    header, *_ = (tmp_path / "out" / "tables" / "compute.csv").read_text().splitlines()
+    assert header == ",Seed,Epochs,Images sampled,Denoiser rows,Rewards,Seconds"
+    assert r"\toprule" in (tmp_path / "out" / "tables" / "table1.tex").read_text()
+
+
+def test_a_baseline_is_another_method(tmp_path):
+    one, two = (make_run(tmp_path / f"g{s}", changes=[f"seed={s}"]) for s in (1, 2))
+    with pytest.raises(UserError, match="a method is named as a baseline of itself"):
+        compare([one], tmp_path / "out", [two])
+    with pytest.raises(UserError, match="named twice; a run is not its own baseline"):
+        compare([one], tmp_path / "out", [one])
+    other = make_run(tmp_path / "d", "drift", changes=["seed=3"])
+    with pytest.raises(UserError, match="no training seed in common"):
+        compare([other], tmp_path / "out", [one])
+
+
+def test_features_that_are_nan_are_refused(tmp_path, grpo):
+    path = evaluation_folder(grpo, 2) / "features.safetensors"
+    save_file({"clip-tiny": torch.full((5, 4, 8), torch.nan)}, path)
+    with pytest.raises(UserError, match="holds NaN among the features of clip-tiny"):
+        compare([grpo], tmp_path / "out")
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, grpo):
@@ -256,59 +207,8 @@ def test_numbers_in_words():
     assert shown == ["–", "0.012", "−0.80", "1.23", "12.3", "1,234"]
 
 
-def test_training_leaves_out_a_line_that_was_cut_off(grpo):
-    with (grpo / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 3, "rew')
-    first, second = read_training(grpo)
-    assert (first["images"], second["images"], second["seconds"]) == (80, 160, 14)
-
-
-def test_ticks_means_and_labels_of_charts():
-    assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert nice_ticks(-0.13, 0.29) == [-0.1, 0, 0.1, 0.2]
-    assert nice_ticks(3, 3) == [3]
-    points = [(0, 0), (1, 3), (2, 6), (3, 0)]
-    assert rolling_mean(points, 3) == [(0, 1.5), (1, 3), (2, 3), (3, 3)]
-    assert rolling_mean(points, 1) == points
-    assert spread([10, 12, 50], 15, 0, 100) == [10, 25, 50]
-    assert spread([98, 99], 15, 0, 100) == [85, 100]
-
-
-def test_charts_survive_odd_data():
-    nan = float("nan")
-    for points in ([], [(0, nan)], [(5, 1.0)], [(0, 1.0), (0, 1.0)], [(1, nan), (2, 3.0)]):
-        svg = line_chart([Line("<b>", 1, points)], "x & y", "y", '"t"')
-        assert "nan" not in svg and "<b>" not in svg
-    long = [(k, k % 7) for k in range(50_000)]
-    assert len(line_chart([Line("a", 1, long, faint=long)], "x", "y", "t")) < 20_000
-
-
-def test_sheets_fit_the_page(monkeypatch):
-    assert spread_out(10, 4) == [0, 3, 6, 9] and spread_out(3, 24) == [0, 1, 2]
-    noise = np.random.default_rng(0).integers(0, 256, (13, 4, 16, 16, 3), np.uint8)
-    prompts = [f"prompt {k}" for k in range(13)]
-    assert [sheet.prompt for sheet in sheets(prompts, [noise])] == prompts
-    monkeypatch.setattr(render, "IMAGE_BUDGET", 30_000)
-    made = sheets(prompts, [noise])
-    assert len(made) == 6 and sum(len(i) for s in made for i in s.images) < 41_000
-
-
 def test_a_run_without_a_record_of_its_machine_is_compared(grpo, tmp_path):
     (grpo / "environment.json").unlink()
     page = compare([grpo], tmp_path / "out").read_text(encoding="utf-8")
     assert f"drift train {grpo}" not in page
     assert f"drift evaluate {grpo}" in page
-
-
-def test_of_the_weights_the_page_has_names_and_one_checksum():
-    entry = {"name": "menagerie/model", "path": "/x", "sha256": {"a.json": "1" * 64, "b": "2" * 64}}
-    other = {"name": "http://localhost/score"}
-    told = describe_environment({"git": None, "weights": {"model": [entry], "reward x": [other]}})
-    name, count, checksum = told["weights: model"].split(", ")
-    assert (name, count) == ("menagerie/model", "2 files")
-    assert re.fullmatch("SHA-256 [0-9a-f]{12}", checksum)
-    assert told.keys() == {"git", "weights: model", "weights: reward x"}
-    assert told["weights: reward x"] == other["name"]
-    entry["sha256"]["b"] = "3" * 64
-    again = describe_environment({"weights": {"model": [entry]}})["weights: model"]
-    assert again.startswith("menagerie/model, 2 files, ") and not again.endswith(checksum)

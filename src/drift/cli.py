@@ -48,7 +48,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from drift.compare import compare
 
-    print(f"wrote {compare(args.runs, args.out, args.baseline, figures=args.figures)}")
+    page = compare(
+        args.runs, args.out, args.baseline, figures=args.figures, page_size=args.page_size
+    )
+    print(f"wrote {page}")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -166,6 +169,7 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
     summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
     p.add_argument("--figures", action="store_true", help=summary)
+    p.add_argument("--page-size", type=float, default=4.9, metavar="MB", help="of the page at most")
     p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
 
 

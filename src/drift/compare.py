@@ -114,52 +114,55 @@ def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[st
 
 
 def compare(
-    folders: Sequence[Path], out: Path, baselines: Sequence[Path] = (), *, figures: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    baselines: Sequence[Path] = (),
+    *,
+    figures: bool = False,
+    page_size: float = 4.9,
 ) -> Path:
     """Write page, tables and, if asked for, drawn figures to `out`; returns the page.
 
     Runs that differ in their training seed alone are one arm. Gains and differences are those of
-    `folders` over `baselines`.
+    `folders` over `baselines`. `page_size`: in MB, of which pictures get what the rest leaves.
     """
+    if figures:
+        import drift.report.plots as plots  # which needs matplotlib
     runs = read_runs([*folders, *baselines])
     check(runs)
-    ours, theirs = group(runs[: len(folders)]), group(runs[len(folders) :])
-    arms = group(runs)
+    ours, theirs, arms = group(runs[: len(folders)]), group(runs[len(folders) :]), group(runs)
     if len(arms) < len(ours) + len(theirs):
         raise UserError("compare: a method is named as a baseline of itself, with another seed")
-    labels = {run.run: arm.label for arm in arms for run in arm.runs}
     found = comparison(arms[: len(ours)], arms[len(ours) :])
-    evaluated = [(runs[0], 0), *((run, run.last) for run in runs)]
-    pictures = [read_pictures(run, step) for run, step in evaluated]
-    summary, sentences = verdict(arms)
-    table = rows(runs)
     command = ["drift", "compare", *map(str, folders)]
     command += ["--baseline", *map(str, baselines)] if baselines else []
+    command += ["--figures"] if figures else []
     command = shlex.join([*command, "--out", str(out)])
+    summary, sentences = verdict(arms)
+    table = rows(runs)
     written = {
-        "report.html": render(runs, pictures, command),
+        "report.html": render(found, read_pictures, command, int(page_size * 1e6)),
         "comparison.csv": _csv(table),
-        "comparison.json": json.dumps(
-            {
-                "verdict": [summary, *sentences],
-                "command": command,
-                "arms": {label: str(run) for run, label in labels.items()},
-                "scale": asdict(found.scale),
-                "settings": arms[0].settings,
-                "gains": [asdict(gain) for gain in found.gains],
-                "differences": [asdict(d) for d in found.differences],
-                "rows": table,
-            },
-            indent=1,
-            ensure_ascii=False,
-        ),
+        "comparison.json": _json(found, command, [summary, *sentences], table),
         **tables(found, summary, sentences),
     }
     (out / "tables").mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
         (out / name).write_text(text, encoding="utf-8")
     if figures:
-        from drift.report.plots import draw  # which needs matplotlib
-
-        draw(found, out)
+        plots.draw(found, out)
     return out / "report.html"
+
+
+def _json(found: Comparison, command: str, sentences: list[str], table: list[dict]) -> str:
+    whole = {
+        "verdict": sentences,
+        "command": command,
+        "arms": {arm.label: [str(run.run) for run in arm.runs] for arm in found.arms},
+        "scale": asdict(found.scale),
+        "settings": found.base.evaluations[0]["settings"],
+        "gains": [asdict(gain) for gain in found.gains],
+        "differences": [asdict(difference) for difference in found.differences],
+        "rows": table,
+    }
+    return json.dumps(whole, indent=1, ensure_ascii=False)

@@ -1,11 +1,15 @@
-"""The page: one self-contained HTML file, no scripts, under a strict Content-Security-Policy."""
+"""The page: one self-contained HTML file under a strict Content-Security-Policy.
+
+Words, tables and settings are written here and need no script; the pictures and charts are drawn by
+`page.js`, `plots.js` and `charts.js` from two blocks of JSON. The policy names the script and the
+style by their hashes, so nothing else in the page can run, whatever a prompt says.
+"""
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,82 +19,15 @@ from markupsafe import Markup
 from pydantic import TypeAdapter
 
 from drift.config import TrainConfig
-from drift.report.arms import Compared, group
-from drift.report.charts import Line, line_chart, rolling_mean
-from drift.report.sheets import block, data_uri, webp
+from drift.report.arms import Arm, Compared
+from drift.report.comparison import Comparison
+from drift.report.payload import as_json, payload
+from drift.report.pictures import PICTURES, film_strips
+from drift.report.results import TABLES, intervals_over
 from drift.report.table import table
-from drift.report.verdict import judging_reward, rewarded_encoders, verdict
+from drift.report.verdict import verdict
 
-COLUMNS, PICTURES = 4, 8  # of one model under one prompt
-MOST_PROMPTS = (24, 12, 6)  # shown, as the budget allows
-OPEN_PROMPTS = 5  # shown without a click
-IMAGE_BUDGET = 1_250_000  # bytes; base64 makes it a third more, and the page stays below 2 MB
-SIZES = (
-    (128, 82),
-    (96, 80),
-    (80, 75),
-    (64, 70),
-    (48, 60),
-)  # tile in pixels, WebP quality: try in order
-SMOOTH = 12  # parts of a training curve that its rolling mean averages over
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The pictures of one prompt, one data URI for each model."""
-
-    prompt: str
-    images: list[str]
-
-
-def spread_out(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` places, evenly apart: not chosen by how they look."""
-    return sorted({round(k) for k in np.linspace(0, count - 1, min(count, most))})
-
-
-def sheets(prompts: list[str], models: Sequence[UInt8[np.ndarray, "P N H W 3"]]) -> list[Sheet]:
-    """Sheets of as many prompts, and as fine, as the page has room for."""
-    rows: dict[int, list[bytes]] = {}
-    for most, (tile, quality) in product(MOST_PROMPTS, SIZES):
-        rows = {
-            p: [webp(block(m[p, :PICTURES], COLUMNS, tile), quality) for m in models]
-            for p in spread_out(len(prompts), most)
-        }
-        if sum(len(image) for row in rows.values() for image in row) <= IMAGE_BUDGET:
-            break
-    return [Sheet(prompts[p], [data_uri(image) for image in row]) for p, row in rows.items()]
-
-
-def training_chart(runs: Sequence[Compared], key: str, name: str) -> Markup:
-    """A quantity of metrics.jsonl against images sampled, its rolling mean over the pale points."""
-    lines = []
-    for k, run in enumerate(runs, 1):
-        raw = [(point["images"], point[key]) for point in run.training]
-        smooth = rolling_mean(raw, max(1, len(raw) // SMOOTH))
-        lines.append(Line(run.label, k, smooth, faint=raw))
-    return line_chart(lines, "images sampled", name, f"{name} against images sampled")
-
-
-def frontier_chart(runs: Sequence[Compared], reward: str, measure: str, name: str) -> Markup:
-    """A measure of diversity against reward: a dot for every judged checkpoint, base first."""
-    lines = []
-    for k, run in enumerate(runs, 1):
-        steps = [
-            (run.figure(f"reward/{reward}", s), run.figure(measure, s)) for s in run.evaluations
-        ]
-        points = [(x["mean"], y["mean"]) for x, y in steps if x and y]
-        lines.append(Line(run.label, k, points, dots=True))
-    title = f"{name} against reward ({reward}) of every judged checkpoint"
-    return line_chart(lines, f"reward, {reward}", name, title)
-
-
-def frontiers(runs: Sequence[Compared], arms, reward: str) -> list[Markup]:
-    """Frontier charts by ground truth, where there is one, and by every encoder."""
-    measures = {"coverage": "ground-truth coverage"} if runs[0].figure("coverage") else {}
-    for encoder in runs[0].evaluations[0]["settings"]["encoders"]:
-        rewarded = " (rewarded)" if encoder in rewarded_encoders(arms) else ""
-        measures[f"diversity/{encoder}"] = f"diversity, {encoder}{rewarded}"
-    return [frontier_chart(runs, reward, measure, name) for measure, name in measures.items()]
+LARGEST_PAGE = 4_900_000  # bytes; the pictures get what the rest leaves of it
 
 
 def flatten(value: Any, path: str = "") -> dict[str, str]:
@@ -118,56 +55,65 @@ def describe_environment(environment: dict[str, Any]) -> dict[str, str]:
     return plain
 
 
-def settings(runs: Sequence[Compared]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
-    """(settings that differ, with each run's), (settings in common)."""
+def settings(arms: Sequence[Arm]) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
+    """(settings that differ, with each arm's), (settings in common); of several runs all values."""
     adapter = TypeAdapter(TrainConfig)
-    flat = [flatten(adapter.dump_python(run.config, mode="json")) for run in runs]
-    keys = sorted({key for f in flat for key in f} - {"output"})
-    differing = [(key, [f.get(key, "–") for f in flat]) for key in keys]
-    common = [(key, values[0]) for key, values in differing if len(set(values)) == 1]
-    return [pair for pair in differing if len(set(pair[1])) > 1], common
+    flat = [
+        [flatten(adapter.dump_python(run.config, mode="json")) for run in arm.runs] for arm in arms
+    ]
+    keys = sorted({key for runs in flat for f in runs for key in f} - {"output"})
+    listed = [
+        (key, [", ".join(dict.fromkeys(f.get(key, "–") for f in runs)) for runs in flat])
+        for key in keys
+    ]
+    common = [(key, values[0]) for key, values in listed if len(set(values)) == 1]
+    return [pair for pair in listed if len(set(pair[1])) > 1], common
 
 
-def style_hash(css: str) -> str:
-    digest = hashlib.sha256(css.encode()).digest()
-    return "sha256-" + base64.b64encode(digest).decode()
+def allow(text: str) -> str:
+    """The source expression that lets exactly this inline script or style through."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def render(
-    runs: Sequence[Compared], pictures: Sequence[UInt8[np.ndarray, "P N H W 3"]], command: str
+    found: Comparison,
+    load: Callable[[Compared, int], UInt8[np.ndarray, "P N H W 3"]],
+    command: str,
+    largest: int = LARGEST_PAGE,
 ) -> str:
-    """The page as text; `pictures` of the base model first, then of each run."""
-    folder = files("drift.report")
-    css = (folder / "page.css").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
-        (folder / "page.html").read_text(encoding="utf-8")
-    )
-    arms = group(runs)
-    judged, reward = runs[0].evaluations[0], judging_reward(arms)
+    """The page as text of at most `largest` bytes; `load` reads what a run drew at a step."""
+    names = ("page.css", "page.html", "charts.js", "plots.js", "page.js")
+    css, html, *scripts = [
+        (files("drift.report") / name).read_text(encoding="utf-8") for name in names
+    ]
+    script = "\n".join(scripts)
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(html)
+    arms, judged = found.arms, found.base.evaluations[0]
+    runs = [run for arm in arms for run in arm.runs]
     summary, sentences = verdict(arms)
-    differing, common = settings(runs)
-    measured = dict.fromkeys(run.config.encoder for run in runs if run.config.encoder)
-    return template.render(
+    differing, common = settings(arms)
+    fill = partial(
+        template.render,
         css=Markup(css),
-        policy=f"default-src 'none'; style-src '{style_hash(css)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
+        script=Markup(script),
+        policy=f"default-src 'none'; script-src {allow(script)}; style-src {allow(css)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
         runs=runs,
-        labels=["Base model", *(run.label for run in runs)],
+        arms=arms,
+        labels=["Base model", *(arm.label for arm in arms)],
         judged=judged,
-        reward=reward,
+        reward=found.scale.reward,
         summary=summary,
         sentences=sentences,
-        sheets=sheets(judged["settings"]["prompts"], pictures),
-        open_prompts=OPEN_PROMPTS,
         shown=min(PICTURES, judged["settings"]["images_per_prompt"]),
+        data=as_json(payload(arms)),
         sections=table(arms),
-        frontiers=frontiers(runs, arms, reward),
-        curves=[
-            training_chart(runs, "reward", f"reward, {runs[0].config.reward}"),
-            training_chart(runs, "diversity", f"diversity, {' and '.join(measured)}"),
-        ],
+        over=intervals_over(found),
+        results=[made for made in (build(found) for build in TABLES[1:]) if made.rows],
         differing=differing,
         common=common,
         command=command,
         environments=[describe_environment(run.environment) for run in runs],
     )
+    room = largest - len(fill(pictures="").encode())
+    return fill(pictures=as_json(film_strips(runs, load, room)))

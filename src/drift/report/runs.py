@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from drift.checkpoint import Checkpoint, list_checkpoints
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
+from drift.tracking import read_metrics
 
 FORMAT = 1  # of metrics.json; an evaluation of another format is done again
 
@@ -87,25 +89,28 @@ def _shorten(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def read_training(run: Path) -> list[dict[str, int | float]]:
+def read_training(run: Path) -> list[dict[str, Any]]:
     """One point per epoch: images sampled, reward, diversity, and seconds spent so far.
 
-    A last line that was cut off while being written is left out.
+    Beside them stand all plain numbers of metrics.jsonl by their own names, as the mean over the
+    epoch's updates. A last line that was cut off while being written is left out.
     """
-    path = run / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    epochs = {line["epoch"]: line for line in map(json.loads, whole)}
+    epochs: dict[int, list[dict[str, Any]]] = {}
+    for line in read_metrics(run):
+        epochs.setdefault(line["epoch"], []).append(line)
     points, seconds = [], 0.0
-    for line in epochs.values():
-        spent = line["seconds"]
+    for epoch, updates in epochs.items():
+        last = updates[-1]
+        spent = last["seconds"]
         seconds += sum(spent.values()) if isinstance(spent, dict) else spent
+        names = [name for name, value in last.items() if isinstance(value, int | float)]
         points.append(
-            {
-                "epoch": line["epoch"],
-                "images": line["images_sampled"],
-                "reward": line["reward_mean"],
-                "diversity": line["diversity"],
+            {name: fmean(line[name] for line in updates) for name in names}
+            | {
+                "epoch": epoch,
+                "images": last["images_sampled"],
+                "reward": last["reward_mean"],
+                "diversity": last["diversity"],
                 "seconds": seconds,
             }
         )

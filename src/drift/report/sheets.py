@@ -3,7 +3,6 @@
 Pictures are uint8 arrays "... H W 3", as evaluations store them.
 """
 
-import base64
 import io
 
 import numpy as np
@@ -59,7 +58,3 @@ def webp(image: Image.Image, quality: int = 85) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
-
-
-def data_uri(content: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")

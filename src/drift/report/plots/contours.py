@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 
 from drift.report.arms import Compared
 from drift.report.comparison import Comparison
+from drift.report.pictures import spread_out
 from drift.report.plots.style import BASE, INK, RULE, SOFT, WIDTH, caption, look, plain
-from drift.report.render import spread_out
 from drift.report.stored import read_features
 from drift.report.verdict import number
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from drift.report.comparison import Comparison
+from drift.report.pictures import spread_out
 from drift.report.plots.style import BASE, INK, SOFT, WIDTH, look, plain
-from drift.report.render import spread_out
 from drift.report.sheets import GAP, block
 from drift.report.stored import read_pictures
 
