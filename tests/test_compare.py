@@ -18,7 +18,7 @@ from drift.recipes import load_recipe
 from drift.report import render
 from drift.report.arms import name_runs
 from drift.report.charts import Line, line_chart, nice_ticks, rolling_mean, spread
-from drift.report.figures import summarise, whole
+from drift.report.measures import summarise, whole
 from drift.report.render import describe_environment, sheets, spread_out
 from drift.report.runs import FORMAT, evaluation_folder, read_training
 from drift.report.verdict import difference, number
