@@ -7,7 +7,7 @@ import torch
 
 from drift.config import to_yaml
 from drift.recipes import load_recipe
-from drift.report.figures import summarise, whole
+from drift.report.measures import summarise, whole
 from drift.report.runs import FORMAT, evaluation_folder
 
 PROMPTS = ["a fox", "a cat", "a bee", '<script>alert("x")</script>', "<img src=http://e.vil/>"]

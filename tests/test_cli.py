@@ -1,9 +1,12 @@
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from drift.cli import COMMANDS, main
+from drift.cli import COMMANDS, EVALUATION, main
+from drift.config import EvaluateConfig
 from drift.tracking import read_metrics
 
 
@@ -34,6 +37,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("")
     assert "output" in refused(capsys, "train", "menagerie", "output=file/run")
     assert "nowhere" in refused(capsys, "evaluate", "nowhere", "prompts=animals")
+    assert "at least one run or model" in refused(capsys, "evaluate", "seed=1")
+    assert "share: '3/2' is not R/N" in refused(capsys, "evaluate", "x", "--share", "3/2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "file"]
 
 
@@ -67,6 +72,22 @@ def test_overrides_may_stand_on_either_side_of_options(capsys):
     with pytest.raises(SystemExit) as done:
         main(["train", "menagerie", "--bogus"])
     assert done.value.code == 2
+
+
+def test_folders_and_overrides_of_an_evaluation_are_told_apart(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "drift.evaluate.evaluate", lambda targets, **given: seen.append((targets, given)) or []
+    )
+    before = ["evaluate", "runs/one", "seed=3", "--encoders", "vae,clip-tiny", "./steps=20"]
+    after = ["--share", "2/2", "runs/lr=1e-3", "evaluation.eta=0", "--prompts-count", "4"]
+    assert main([*before, *after]) == 0
+    ((targets, given),) = seen
+    assert targets == [Path("runs/one"), Path("steps=20"), Path("runs/lr=1e-3")]
+    assert given["overrides"] == ["seed=3", "evaluation.eta=0"]
+    assert given["options"] == {"encoders": "vae,clip-tiny", "prompts_count": 4}
+    assert (given["share"].part, given["share"].parts) == (2, 2)
+    assert set(EVALUATION) <= {f.name for f in fields(EvaluateConfig)}
 
 
 def test_the_module_is_the_command():

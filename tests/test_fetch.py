@@ -127,7 +127,7 @@ def test_what_is_fetched_from_a_hub_trains_without_it(mine, offline, tmp_path):
     assert fetch(config, say=told.append) == 0
     assert ["missing" in line for line in told[:3]] == [True, True, False]
     snapshot = tmp_path / "hub/models--me--model/snapshots" / COMMIT
-    assert told[-3].split()[1] == str(snapshot)
+    assert told[-4].split()[1] == told[-1].split()[-1] == str(snapshot)  # its vae judges
     assert not list(snapshot.glob("v1-5*")) and not (snapshot / "safety_checker").exists()
 
     offline()
@@ -163,9 +163,10 @@ def test_what_is_not_on_the_hub_does_not_stop_the_rest(mine, capsys):
     shutil.rmtree(mine / "model")
     assert main(["fetch", "smoke", *MINE]) == 2
     out, err = capsys.readouterr()
-    assert "drift: error: 1 of these could not be fetched" in err
+    assert "drift: error: 2 of these could not be fetched" in err  # it, and its vae that judges
     lines = out.split("\n\n")[1].splitlines()
     assert "FAILED  model.name: 'me/model' is not on this machine" in lines[0]
+    assert lines[-1].startswith("encoder vae") and "FAILED" in lines[-1]
     assert lines[1].endswith(COMMIT)
 
 

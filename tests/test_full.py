@@ -102,10 +102,10 @@ def test_a_full_run_is_not_resumed_as_a_lora_nor_the_other_way(run, tiny_model, 
 def test_checkpoints_are_judged_each_by_its_own_weights_and_the_base_by_its(run, tiny_model):
     (run / "prompts.txt").write_text("a fox\na cat\n")
     quick = ["images_per_prompt=2", "steps=2", "guidance_scale=2", f"prompts={run / 'prompts.txt'}"]
-    base, first, last = evaluate(run, checkpoints="all", overrides=quick)
+    base, first, last = evaluate([run], checkpoints="all", overrides=quick)
     pixels = [np.load(folder / "images.npz")["images"] for folder in (base, first, last)]
     (plain,) = evaluate(
-        tiny_model, out=run / "plain", overrides=[*quick, "rewards=jpeg-compressibility"]
+        [tiny_model], out=run / "plain", overrides=[*quick, "rewards=jpeg-compressibility"]
     )
     assert np.array_equal(np.load(plain / "images.npz")["images"], pixels[0])
     for folder, images in zip((first, last), pixels[1:], strict=True):

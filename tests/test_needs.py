@@ -124,9 +124,15 @@ def test_loaders_ask_for_just_what_is_listed(part, golden, file, elsewhere, monk
 
 
 def test_a_folder_of_our_own_needs_no_backbone_of_a_release():
-    assert listed(f"encoder=dreamsim:{SHIPPED / 'dreamsim-tiny'}")[2:] == [
+    assert listed(f"encoder=dreamsim:{SHIPPED / 'dreamsim-tiny'}", evaluation=False)[2:] == [
         f"encoder dreamsim:{SHIPPED / 'dreamsim-tiny'} < dreamsim-tiny"
     ]
+
+
+def test_the_judge_that_is_put_beside_the_training_encoder_is_listed():
+    assert listed()[-1] == "encoder clip-tiny < hpsv2-tiny"
+    judged = listed("evaluation.encoders=", recipe="sd15-pickscore")
+    assert judged[-1] == "encoder vae < stable-diffusion-v1-5"
 
 
 def test_a_record_holds_every_file_that_is_used():

@@ -96,7 +96,7 @@ def test_a_run_from_end_to_end(run_of, sd_models, bases, tmp_path, name, method)
 
     (tmp_path / "prompts.txt").write_text("a fox\na bee\n")
     quick = ["images_per_prompt=2", "steps=2", f"prompts={tmp_path / 'prompts.txt'}"]
-    base, last = evaluate(run, overrides=quick)
+    base, last = evaluate([run], overrides=quick)
     figures = [json.loads((f / "metrics.json").read_text())["figures"] for f in (base, last)]
     for figure in ("reward/pickscore-tiny", "diversity/dreamsim-tiny"):
         of_base, of_last = (found[figure]["mean"] for found in figures)

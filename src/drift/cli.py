@@ -2,12 +2,26 @@
 
 import argparse
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
 from drift.errors import UserError
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name then has a slash
+
+GO_ON = {"train": "; go on with --resume", "evaluate": "; the same command goes on"}
+
+# Options of `drift evaluate` that are fields of `evaluation`: type, placeholder, meaning.
+EVALUATION = {
+    "prompts": (str, "FILE|LIST", "prompts, one a line, or the name of a shipped list"),
+    "prompts_count": (int, "N", "only the first N of the prompts"),
+    "images_per_prompt": (int, "N", "images of each prompt"),
+    "rewards": (str, "A,B", "rewards that judge"),
+    "encoders": (str, "A,B", "encoders that judge diversity, one at least that was not rewarded"),
+}
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -37,12 +51,24 @@ def _doctor(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from drift.evaluate import evaluate
+    from drift.evaluate import evaluate, parse_share
+    from drift.report.terminal import closing_table
 
-    for folder in evaluate(
-        args.target, checkpoints=args.checkpoints, base=args.base, overrides=args.overrides
-    ):
-        print(f"wrote {folder}")
+    named = [*args.targets, *args.overrides]
+    overrides = [text for text in named if OVERRIDE.match(text)]
+    share = parse_share(args.share)
+    folders = evaluate(
+        [Path(text) for text in named if not OVERRIDE.match(text)],
+        checkpoints=args.checkpoints,
+        base=args.base,
+        overrides=overrides,
+        options={field: getattr(args, field) for field in EVALUATION if hasattr(args, field)},
+        share=share,
+    )
+    if share.judges:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(*closing_table(folders, width), sep="\n")
+        print("wrote", ", ".join(dict.fromkeys(str(folder.parent) for folder in folders)))
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -156,10 +182,27 @@ def _doctor_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
-    _overrides(p)
+    p.add_argument("targets", nargs="+", metavar="RUN|MODEL", help="folders of runs or models")
+    summary = "override a field of `evaluation`, e.g. steps=20 (a folder of that form: ./steps=20)"
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
     p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
-    p.add_argument("--base", type=Path, help="an evaluation folder of the base model to share")
+    for field, (kind, metavar, meaning) in EVALUATION.items():
+        p.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=kind,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=f"{meaning}; else as the run says",
+        )
+    p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
+    p.add_argument(
+        "--share",
+        default="1/1",
+        metavar="R/N",
+        help="draw only every N-th chunk of pictures, beside N-1 processes like this one that see "
+        "the same folders, here or elsewhere; 1/N also judges what all of them draw. One that died "
+        "is started again, or 1/1 draws what is missing",
+    )
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
@@ -282,7 +325,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"drift: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; go on with --resume" if args.command == "train" else ""
+        hint = GO_ON.get(args.command, "")
         print(f"\ndrift: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     return 0

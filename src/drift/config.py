@@ -29,6 +29,10 @@ RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equ
 RewardNames = Annotated[tuple[RewardName, ...], BeforeValidator(_split)]
 JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"
 OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself computes as it samples
+# Judges beside the training encoder where nobody names any, the first of another kind. Shipped for
+# the embedded world, in whose pictures they were trained; elsewhere the policy's own autoencoder,
+# which needs nothing fetched, and beside that CLIP.
+BESIDE_SHIPPED, BESIDE = ("clip-tiny", "dreamsim-tiny"), ("vae", "clip")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -127,16 +131,18 @@ class EvaluateConfig:
     """How models are judged: the same prompts, seeds and sampler for every one."""
 
     prompts: str = ""  # empty: the training prompts
+    prompts_count: int = 0  # the first so many of them; 0: all
     images_per_prompt: int = 40
     steps: int = 50
     guidance_scale: float = 5.0
     eta: float = 1.0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
     rewards: RewardNames = ()  # empty: the training reward, and each part of a sum
-    encoders: Names = ()  # empty: the training encoder
-    batch_size: int = 40
+    encoders: Names = ()  # empty: the training encoder, and one that was not rewarded beside it
+    batch_size: int = 40  # denoised at once, of some 40 that are drawn together; rounding only
 
     def __post_init__(self) -> None:
+        refuse(self.prompts_count < 0, f"prompts_count is negative: {self.prompts_count}")
         refuse(
             any(name.partition(":")[0] == OWN_FEATURES for name in self.encoders),
             f"encoders: '{OWN_FEATURES}' would judge each model by itself; {JUDGES}",
@@ -209,9 +215,21 @@ class TrainConfig:
         return list(dict.fromkeys(self.evaluation.rewards or with_components(self.reward)))
 
     @property
+    def encoder_beside(self) -> str:
+        """One that judges beside the training encoder, where `evaluation.encoders` is empty.
+
+        Diversity that was rewarded by an encoder may only have fooled that encoder. It does not
+        depend on the method, so that runs with and without such a reward are judged alike.
+        """
+        shipped = self.model.name.startswith("menagerie/")
+        kind = self.encoder.partition(":")[0]
+        return next(name for name in (BESIDE_SHIPPED if shipped else BESIDE) if name != kind)
+
+    @property
     def judging_encoders(self) -> list[str]:
-        """Of an evaluation."""
-        return [name for name in self.evaluation.encoders or (self.encoder,) if name]
+        """Of an evaluation, each once."""
+        asked = self.evaluation.encoders or (self.encoder, self.encoder_beside)
+        return list(dict.fromkeys(name for name in asked if name))
 
 
 def read_yaml(path: Path) -> dict:

@@ -1,237 +1,264 @@
-"""Judge the base model and checkpoints of a run on the same prompts, seeds and sampler.
+"""Judge base models and checkpoints of runs, all on the same prompts, seeds and sampler.
 
-Pictures are rounded to 8 bits before anything is measured, so that every figure can be computed
-again from the stored `images.npz`.
+Which models, in which order, what is there already, and who draws what; `report.jobs` does it.
 """
 
-import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from drift.checkpoint import Checkpoint
 from drift.checksums import joint_checksum
-from drift.config import EvaluateConfig, TrainConfig
+from drift.config import TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.hub import SHIPPED
-from drift.menagerie.judge import animal_of
 from drift.menagerie.probe import load_probe
-from drift.methods.parts.conditioning import CleanPrompt, Conditioning
+from drift.methods.parts.conditioning import CleanPrompt
 from drift.models import locate_model, model_files
-from drift.pixels import to_pixels
-from drift.policy import load_policy, pick_device, put_weights
-from drift.recipes import parse_override, read_prompts
+from drift.policy import pick_device
 from drift.report import runs
-from drift.report.figures import Judges, Pixels, measure, measure_against
-from drift.report.sheets import contact_sheet, webp
-from drift.rewards import check_rewards
-from drift.rollout import rollout
+from drift.report.chunks import Chunks, put_in_place
+from drift.report.jobs import Job, Policy, draw_missing, judge
+from drift.report.measures import Judges
+from drift.report.progress import Progress
+from drift.report.settings import JUDGING, parse_changes, settings_of
 from drift.scoring import open_rewards
-from drift.types import PolicyModel
 
-PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
-
-
-def sample(
-    model: PolicyModel,
-    prompts: list[str],
-    config: EvaluateConfig,
-    conditioning: Conditioning,
-    title: str,
-) -> Pixels:
-    """Image k of every prompt from seed `config.seed + k`."""
-    N = config.images_per_prompt
-    at_once, parts = max(1, config.batch_size // N), []
-    with tqdm(total=len(prompts) * N, desc=f"{title}: sampling", unit="image") as bar:
-        for p in range(0, len(prompts), at_once):
-            chunk = prompts[p : p + at_once]
-            drawn = rollout(
-                model,
-                chunk,
-                [[config.seed + k for k in range(N)]] * len(chunk),
-                steps=config.steps,
-                guidance_scale=config.guidance_scale,
-                eta=config.eta,
-                batch_size=config.batch_size,
-                conditioning=conditioning,
-            )
-            parts.append(to_pixels(drawn.images))
-            bar.update(len(chunk) * N)
-    return np.concatenate(parts)
+POLL = 1.0  # seconds between looks at what other processes have drawn
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`key=value` (or `evaluation.key=value`) texts as values."""
-    parsed = [parse_override(text.removeprefix("evaluation.")) for text in overrides]
-    return {".".join(path): value for path, value in parsed}
+@dataclass(frozen=True)
+class Share:
+    """The part of the drawing that is this process's: every `parts`-th chunk, from `part` on.
+
+    The first one also judges, and waits for the chunks of the others.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def judges(self) -> bool:
+        return self.part == 1
+
+    def of(self, chunks: Chunks) -> list[range]:
+        return chunks.all[self.part - 1 :: self.parts]
 
 
-def _check(asked: EvaluateConfig) -> None:
-    """Refuse what would fail only after the first pictures are drawn."""
-    for field, fine, rule in [
-        ("images_per_prompt", asked.images_per_prompt >= 2, "diversity compares at least 2"),
-        ("steps", asked.steps >= 1, "at least 1"),
-        ("batch_size", asked.batch_size >= 1, "at least 1"),
-        ("eta", 0 <= asked.eta <= 1, "in [0, 1]"),
-        ("guidance_scale", asked.guidance_scale >= 0, "not negative"),
-        ("seed", asked.seed >= 0, "not negative"),
-    ]:
-        if not fine:
-            raise UserError(f"evaluation.{field}: {getattr(asked, field)} will not do: {rule}")
+WHOLE = Share()
 
 
-def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
-    """All that decides the figures besides the weights; equal settings are not evaluated twice."""
-    asked = config.evaluation
-    name = asked.prompts or config.prompts
-    if not name:
-        raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
-    prompts = read_prompts(name, field="evaluation.prompts")
-    _check(asked)
-    if not config.judging_encoders:
-        raise UserError("evaluation.encoders: diversity needs at least one encoder")
-    check_rewards(config.judging_rewards)
-    return {
-        "prompts": prompts,
-        "images_per_prompt": asked.images_per_prompt,
-        "seed": asked.seed,
-        "steps": asked.steps,
-        "guidance_scale": asked.guidance_scale,
-        "eta": asked.eta,
-        "rewards": config.judging_rewards,
-        "encoders": config.judging_encoders,
-        "judge": probed and any(map(animal_of, prompts)),
-    }
+def parse_share(text: str) -> Share:
+    """R/N, from 1/N to N/N."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"share: '{text}' is not R/N with R from 1 to N, as in 1/2 and 2/2")
+    return Share(int(part), int(parts))
 
 
-def _write(folder: Path, metrics: dict, pixels: Pixels, features: dict[str, Tensor]) -> None:
-    """All files of an evaluation under a temporary name, then under their own."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    np.savez_compressed(partial / "images.npz", images=pixels)
-    save_file({n: E.contiguous() for n, E in features.items()}, partial / "features.safetensors")
-    sheet = contact_sheet(pixels, metrics["settings"]["prompts"])
-    (partial / "sheet.webp").write_bytes(webp(sheet))
-    text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
-    (partial / "metrics.json").write_text(text, encoding="utf-8")
-    _put(partial, folder)
+@dataclass(frozen=True)
+class Target:
+    """A run, or a plain model with the folder that its evaluation goes to."""
 
-
-def _put(partial: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _is_same(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the folder holds a complete evaluation of these settings and these very weights."""
-    found = runs.read_evaluation(folder)
-    if found is None or found["adapter"] != wanted["adapter"]:
-        return False
-    return runs.first_difference(found, wanted) is None
-
-
-def _share_base(base: Path, folder: Path, wanted: dict[str, Any]) -> None:
-    """Copy the base model's evaluation from another run, if of the same model and settings."""
-    source = runs.evaluation_folder(base, 0) if (base / "evaluations").is_dir() else base
-    found = runs.read_evaluation(source)
-    if found is None:
-        raise UserError(f"base: {base} holds no evaluation of a base model")
-    difference = runs.first_difference(found, wanted)
-    if difference or found["adapter"]:
-        told = difference or "with trained weights"
-        raise UserError(f"base: {source} was evaluated differently: {told}")
-    if source.resolve() == folder.resolve():
-        return
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    _put(partial, folder)
+    run: Path
+    config: TrainConfig
+    chosen: list[Checkpoint]
+    wanted: dict[str, Any]  # settings, model and adapter, by which a complete evaluation is known
 
 
 def evaluate(
-    target: Path,
+    targets: Sequence[Path],
     *,
     checkpoints: str = "last",
     base: Path | None = None,
     overrides: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    share: Share = WHOLE,
     out: Path | None = None,
 ) -> list[Path]:
-    """Evaluate a run's base model and chosen checkpoints, or a plain model; returns the folders.
+    """Evaluate runs' base models and chosen checkpoints, or plain models; returns the folders.
 
     `checkpoints`: all, last, base, or epochs ("20,40"). `base`: a run or evaluation folder whose
-    base evaluation is shared. A plain model's evaluation goes to `out`, default runs/<its name>.
+    base evaluation is shared. `overrides` and `options` change fields of `evaluation`. A plain
+    model's evaluation goes to `out`, default runs/<its name>. What is complete is left as it is.
     """
-    config = runs.open_target(target, parse_overrides(overrides))
-    run = target if runs.is_run(target) else out or Path("runs") / target.name
-    chosen = runs.choose_checkpoints(run, checkpoints) if runs.is_run(target) else []
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    model_folder, probe_folder = locate_model(config.model.name), SHIPPED / "probe"
-    wanted = {
-        "settings": settings_of(config, probed=probe_folder.is_dir()),
-        "model": {"name": config.model.name, "sha256": joint_checksum(model_files(model_folder))},
-        "adapter": None,
-    }
-    conditioning = config.method.conditioning.at_test()
-    base_folder = runs.evaluation_folder(run, 0)
-    if base is not None and not _is_same(base_folder, wanted):
-        _share_base(base, base_folder, wanted)
-
-    jobs: list[tuple[Path, Checkpoint | None, dict[str, Any]]] = [(base_folder, None, wanted)]
-    for checkpoint in chosen:
-        checksum = joint_checksum([checkpoint.weights])
-        adapter = {"epoch": checkpoint.epoch, "sha256": checksum}
-        if conditioning != CleanPrompt():
-            adapter["conditioning"] = asdict(conditioning)
-        folder = runs.evaluation_folder(run, checkpoint.epoch)
-        jobs.append((folder, checkpoint, wanted | {"adapter": adapter}))
-    todo = [job for job in jobs if not _is_same(job[0], job[2])]
-    for folder in [job[0] for job in jobs if job not in todo]:
-        tqdm.write(f"{folder} is complete already, with these settings")
+    opened = open_targets(targets, parse_changes(overrides, options), checkpoints, out)
+    jobs = plan_jobs(opened)
+    if base is not None:
+        jobs = [job for job in jobs if share.judges or job.checkpoint]
+        for job in jobs:
+            if job.checkpoint is None and not job.complete:
+                _bring_base(base, job)
+    todo = []
+    for job in jobs:
+        if job.complete:
+            tqdm.write(f"{job.folder} is complete already, with these settings")
+            _copy_base(job)
+        else:
+            todo.append(job)
     if todo:
-        _work_through(todo, config, base_folder, probe_folder)
-    return [job[0] for job in jobs]
+        _work_through(todo, share)
+    return [
+        runs.evaluation_folder(target.run, step)
+        for target in opened
+        for step in (0, *(checkpoint.epoch for checkpoint in target.chosen))
+    ]
 
 
-def _work_through(todo: list, config: TrainConfig, base_folder: Path, probe_folder: Path) -> None:
-    """Sample, measure and write each job in turn; the base model's comes first, if at all."""
-    settings, device = todo[0][2]["settings"], str(pick_device(config.device))
-    judges = Judges(
+def open_targets(
+    targets: Sequence[Path], changes: dict[str, Any], checkpoints: str, out: Path | None
+) -> list[Target]:
+    """What is to be judged, all by the same settings; or an error before anything is drawn."""
+    if not targets:
+        raise UserError("evaluate: name at least one run or model")
+    opened: list[Target] = []
+    sums: dict[Path, str] = {}
+    for path in targets:
+        config, is_run = runs.open_target(path, changes), runs.is_run(path)
+        run = path if is_run else out or Path("runs") / path.name
+        if run.resolve() in [other.run.resolve() for other in opened]:
+            raise UserError(f"evaluate: two of these would be evaluated in {run}")
+        model = locate_model(config.model.name)
+        if not (model / "model_index.json").is_file():
+            raise UserError(
+                f"evaluate: '{config.model.name}' is neither a run folder, with a config.yaml, "
+                "nor a diffusers model, with a model_index.json"
+            )
+        settings = settings_of(config, probed=(SHIPPED / "probe").is_dir())
+        different = opened and runs.settings_difference(opened[0].wanted["settings"], settings)
+        if different:
+            raise UserError(
+                f"evaluate: {targets[0]} and {path} would not be judged alike: {different}; "
+                "give one value for all, by an option or KEY=VALUE"
+            )
+        chosen = runs.choose_checkpoints(run, checkpoints) if is_run else []
+        sums[model] = sums.get(model) or joint_checksum(model_files(model))
+        known = {"name": config.model.name, "sha256": sums[model]}
+        wanted = {"settings": settings, "model": known, "adapter": None}
+        opened.append(Target(run, config, chosen, wanted))
+    return opened
+
+
+def plan_jobs(targets: Sequence[Target]) -> list[Job]:
+    """Every base model once, where its evaluation is or is nearest to be, then its checkpoints."""
+    alike: dict[tuple[str, str], list[Target]] = {}
+    for target in targets:
+        key = target.wanted["model"]["sha256"], target.config.model.dtype
+        alike.setdefault(key, []).append(target)
+    jobs: list[Job] = []
+    for same in alike.values():
+        bases = []
+        for t in same:
+            folder = runs.evaluation_folder(t.run, 0)
+            bases.append(Job(folder, t.config, None, t.wanted, base=folder))
+        home = max(bases, key=lambda job: 2 * job.complete + job.drawn)  # the first, if equal
+        copies = tuple(job.folder for job in bases if job is not home)
+        jobs.append(replace(home, copies=copies))
+        for t in same:
+            for checkpoint in t.chosen:
+                folder = runs.evaluation_folder(t.run, checkpoint.epoch)
+                wanted = t.wanted | {"adapter": _adapter(t.config, checkpoint)}
+                jobs.append(Job(folder, t.config, checkpoint, wanted, base=home.folder))
+    return jobs
+
+
+def _adapter(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells a checkpoint's pictures from the base model's."""
+    conditioning = config.method.conditioning.at_test()
+    told = {"epoch": checkpoint.epoch, "sha256": joint_checksum([checkpoint.weights])}
+    return told if conditioning == CleanPrompt() else told | {"conditioning": asdict(conditioning)}
+
+
+def _bring_base(base: Path, job: Job) -> None:
+    """Copy a base model's evaluation from another run, if of the same pictures."""
+    source = runs.evaluation_folder(base, 0) if (base / "evaluations").is_dir() else base
+    found = runs.read_evaluation(source)
+    if found is None:
+        raise UserError(f"base: {base} holds no evaluation of a base model")
+    different = runs.first_difference(found, job.wanted, ignore=JUDGING)
+    if different or found["adapter"]:
+        told = different or "with trained weights"
+        raise UserError(f"base: {source} was evaluated differently: {told}")
+    _copy(source, job.folder)
+
+
+def _copy_base(job: Job) -> None:
+    """Lay a base model's evaluation beside the other runs' own."""
+    for folder in job.copies:
+        if not runs.is_same(folder, job.wanted):
+            _copy(job.folder, folder)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if source.resolve() != folder.resolve():
+        partial = folder.with_name(f".{folder.name}.copy.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        put_in_place(partial, folder)
+
+
+def _open_judges(job: Job) -> Judges:
+    config, settings = job.config, job.wanted["settings"]
+    device = str(pick_device(config.device))
+    return Judges(
         open_rewards(settings["rewards"], config.reward_worker, device),
         {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
-        load_probe(probe_folder) if settings["judge"] else None,
+        load_probe(SHIPPED / "probe") if settings["judge"] else None,
     )
-    model = load_policy(config)
-    for folder, checkpoint, wanted in todo:
-        start, title = time.perf_counter(), folder.name
-        if checkpoint is not None:
-            put_weights(model, config, checkpoint.folder)
-        at_test = config.method.conditioning.at_test() if checkpoint else CleanPrompt()
-        pixels = sample(model, settings["prompts"], config.evaluation, at_test, title)
-        probed = pixels.shape[2:4] == (64, 64)
-        seen = judges if probed else Judges(judges.rewards, judges.encoders, None)
-        figures, features = measure(pixels, settings["prompts"], seen, title)
-        reference = load_file(base_folder / "features.safetensors") if checkpoint else features
-        figures |= measure_against(features, reference)
-        metrics = {
-            "format": runs.FORMAT,
-            "step": checkpoint.epoch if checkpoint else 0,
-            **wanted,
-            "images": pixels.shape[0] * pixels.shape[1],
-            "seconds": round(time.perf_counter() - start, 1),
-            "packages": {name: version(name) for name in PACKAGES},
-            "figures": figures,
-        }
-        _write(folder, metrics, pixels, features)
+
+
+def _work_through(todo: list[Job], share: Share) -> None:
+    """Draw this process's share of every job in turn; judge each as soon as all of it is there.
+
+    Judges are opened first, so that one that is missing is told before anything is drawn.
+    """
+    judges: dict[str, Judges] = {}  # by model, since a judge may be a part of it
+    missing: list[tuple[Job, list[range]]] = []
+    total = done = 0
+    for job in todo:
+        if share.judges and job.config.model.name not in judges:
+            judges[job.config.model.name] = _open_judges(job)
+        mine = [] if job.drawn else share.of(job.chunks)
+        missing.append((job, [chunk for chunk in mine if not job.chunks.has(chunk)]))
+        drawing, judging = (job.images * passes for passes in job.passes)
+        total += drawing * sum(map(len, mine)) + judging * len(job.prompts) * share.judges
+        done += drawing * sum(len(chunk) for chunk in mine if chunk not in missing[-1][1])
+    policy, drawn = Policy(), list[tuple[Job, float]]()
+    with Progress(total, done) as progress:
+        for job, chunks in missing:
+            start = time.perf_counter()
+            if job.config.threads:
+                torch.set_num_threads(job.config.threads)
+            draw_missing(job, chunks, policy, progress)
+            drawn.append((job, time.perf_counter() - start))
+            while share.judges and drawn and drawn[0][0].ready:
+                _finish(*drawn.pop(0), judges, progress)
+        for job, seconds in drawn if share.judges else []:
+            _wait(job, progress)
+            _finish(job, seconds, judges, progress)
+    if not share.judges:
+        tqdm.write(f"share {share.part}/{share.parts} is drawn; share 1/{share.parts} judges it")
+
+
+def _wait(job: Job, progress: Progress) -> None:
+    """Until the other shares have drawn their chunks."""
+    if not job.ready:
+        tqdm.write(f"{job.name}: waiting for the other shares")
+    while not job.ready:
+        left = sum(map(len, job.chunks.missing))
+        progress.show(f"{job.name}: waiting for {left} prompts of the other shares")
+        time.sleep(POLL)
+
+
+def _finish(job: Job, seconds: float, judges: dict[str, Judges], progress: Progress) -> None:
+    judge(job, judges[job.config.model.name], seconds, progress)
+    _copy_base(job)
+    progress.say(f"wrote {job.folder}")

@@ -18,8 +18,8 @@ from drift.recipes import load_recipe
 from drift.report import plots
 from drift.report.arms import Compared, group
 from drift.report.comparison import comparison
-from drift.report.figures import summarise, whole
 from drift.report.gains import Gain, Scale
+from drift.report.measures import summarise, whole
 from drift.report.plots import bars, contours, frontiers, grids, style
 from drift.report.plots.style import plain
 from drift.report.runs import evaluation_folder

@@ -14,7 +14,7 @@ from drift.config import to_yaml
 from drift.menagerie.scenes import PAINTERS
 from drift.recipes import load_recipe
 from drift.report.arms import Arm
-from drift.report.figures import summarise
+from drift.report.measures import summarise
 from drift.report.render import describe_environment, settings
 from tests.fake_runs import PROMPTS, SETTINGS, make_run, write_evaluation
 from tests.report.test_payload import run

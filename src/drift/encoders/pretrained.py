@@ -21,7 +21,7 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with _quiet("transformers"), _quiet("diffusers"):
+        with _quiet("transformers"), _quiet("diffusers"), _no_bar():
             model, report = kind.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
@@ -59,3 +59,17 @@ def _quiet(library: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """None of transformers', of loading weights; it rules over the hub's as well, of downloads."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,1 +1,1 @@
-"""What evaluation, generation and comparison share: run folders, figures, sheets, the page."""
+"""What evaluation, generation and comparison share: run folders, measures, sheets, the page."""

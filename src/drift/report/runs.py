@@ -1,6 +1,7 @@
 """Read what lies in a run folder: its checkpoints, its evaluations, the course of its training."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -73,15 +74,33 @@ def list_evaluations(run: Path) -> dict[int, dict[str, Any]]:
     return {metrics["step"]: metrics for metrics in read}
 
 
-def first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
+def settings_difference(
+    one: dict[str, Any], two: dict[str, Any], ignore: Collection[str] = ()
+) -> str | None:
     """Name and values of the first setting in which two evaluations differ, in one short line."""
-    one, two = ours["settings"], theirs["settings"]
     for key in {**one, **two}:
-        if one.get(key) != two.get(key):
+        if key not in ignore and one.get(key) != two.get(key):
             return f"{key} ({_shorten(one.get(key))} and {_shorten(two.get(key))})"
-    if ours["model"]["sha256"] != theirs["model"]["sha256"]:
-        return f"base model ({ours['model']['name']} and {theirs['model']['name']}: other weights)"
     return None
+
+
+def first_difference(
+    ours: dict[str, Any], theirs: dict[str, Any], ignore: Collection[str] = ()
+) -> str | None:
+    """The first setting in which they differ, or that they are of different base models."""
+    different = settings_difference(ours["settings"], theirs["settings"], ignore)
+    if different is None and ours["model"]["sha256"] != theirs["model"]["sha256"]:
+        names = f"{ours['model']['name']} and {theirs['model']['name']}"
+        return f"base model ({names}: other weights)"
+    return different
+
+
+def is_same(folder: Path, wanted: dict[str, Any], ignore: Collection[str] = ()) -> bool:
+    """Whether the folder holds a complete evaluation of these settings and these very weights."""
+    found = read_evaluation(folder)
+    if found is None or found["adapter"] != wanted["adapter"]:
+        return False
+    return first_difference(found, wanted, ignore) is None
 
 
 def _shorten(value: Any, length: int = 60) -> str:

@@ -5,6 +5,8 @@ not with another training seed.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
+from drift.errors import UserError
 from drift.functional.coverage import generalized_recall, precision
 from drift.functional.diversity import mean_pairwise_distance, vendi_score
 from drift.functional.intervals import bootstrap_interval
@@ -58,21 +60,37 @@ def _images(pixels: Pixels) -> Float[Tensor, "P N 3 H W"]:
     return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
 
 
+@contextmanager
+def _named(field: str, name: str) -> Iterator[None]:
+    """Which judge an error comes from: an evaluation has several."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"evaluation.{field}: {name}: {error}") from error
+
+
 def measure(
-    pixels: Pixels, prompts: list[str], judges: Judges, title: str
+    pixels: Pixels, prompts: list[str], judges: Judges, judged: Callable[[int], object]
 ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "P N D"]]]:
-    """Figures that need this model's pictures alone, and every encoder's features."""
+    """Figures that need this model's pictures alone, and every encoder's features.
+
+    `judged` is called with the number of each prompt that is done. A judge that answers anything
+    but finite numbers is an error that names it and the prompt.
+    """
     rewards: dict[str, list] = {name: [] for name in judges.rewards}
     features: dict[str, list] = {name: [] for name in judges.encoders}
     truths: list[dict[str, Tensor]] = []
-    for p, prompt in enumerate(tqdm(prompts, desc=f"{title}: judging", unit="prompt")):
+    for p, prompt in enumerate(prompts):
         images = _images(pixels[p : p + 1])
         for name, reward in judges.rewards.items():
-            rewards[name].append(score(reward, images, [prompt]))
+            with _named("rewards", name):
+                rewards[name].append(score(reward, images, [prompt]))
         for name, encoder in judges.encoders.items():
-            features[name].append(embed(encoder, images, [prompt]))
+            with _named("encoders", name):
+                features[name].append(_directions(embed(encoder, images, [prompt]), prompt))
         if judges.probe is not None:
             truths.append(judge(images, [prompt], judges.probe))
+        judged(p)
     figures: dict[str, Any] = {}
     for name, parts in rewards.items():
         values = torch.cat(parts).double()
@@ -89,6 +107,13 @@ def measure(
         if not taste or taste in map(taste_name, judges.rewards):
             figures[name] = summarise(torch.cat([truth[name] for truth in truths]))
     return figures, joined
+
+
+def _directions(features: Float[Tensor, "1 N D"], prompt: str) -> Float[Tensor, "1 N D"]:
+    """The features, if none is all zeros, which has no direction and so no distance."""
+    if not features.any(-1).all():
+        raise UserError(f"the encoder's features of an image for '{prompt}' are all zero")
+    return features
 
 
 def measure_against(
