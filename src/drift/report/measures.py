@@ -18,7 +18,7 @@ from torch import Tensor
 from drift.errors import UserError
 from drift.functional.coverage import generalized_recall, precision
 from drift.functional.diversity import mean_pairwise_distance, vendi_score
-from drift.functional.pareto import bootstrap_interval
+from drift.functional.intervals import bootstrap_interval
 from drift.menagerie.judge import judge, taste_name
 from drift.menagerie.probe import Probe
 from drift.scoring import embed, score
