@@ -109,7 +109,7 @@ def test_runs_that_differ_in_their_seed_have_a_mean(run):
     names = ["one", "one", "two", "two", "three", "three"]
     assert heads == ["base model", "drift, 2 seeds", "drift, 2 seeds", *names]
     assert "1.00 [0.90, 1.10]  2.25 [" in lines[2] and "]  3.50 [" in lines[2]
-    assert "of means over seeds: intervals over seeds and prompts, too narrow with 2 or 3 seeds" in lines
+    assert "of means: over seeds and prompts, too narrow with 2 or 3 seeds" in lines
 
     again = [*run("four", "seed=1", "sampling.eta=0.8"), *run("five", "seed=2", "sampling.eta=0.8")]
     heads = closing_table([*one, *two, *again], width=300)[0]

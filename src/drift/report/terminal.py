@@ -66,7 +66,7 @@ def closing_table(folders: Sequence[Path], width: int) -> list[str]:
         f"{asked} from seed {settings['seed']} on; in brackets: 95 % intervals over prompts",
     ]
     if len(shown) > len(columns):
-        lines.append("of means over seeds: intervals over seeds and prompts, too narrow with 2 or 3 seeds")
+        lines.append("of means: over seeds and prompts, too narrow with 2 or 3 seeds")
     for encoder in encoders:
         if encoder in rewarded:
             names = ", ".join(dict.fromkeys(rewarded[encoder]))
