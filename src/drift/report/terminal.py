@@ -5,7 +5,7 @@ Runs that differ in nothing but their seed also get a column of their mean over 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drift.config import EvaluateConfig, TrainConfig, load_run_config
+from drift.config import TrainConfig, load_run_config
 from drift.functional.intervals import crossed_interval
 from drift.report import runs
+from drift.report.arms import first_unique, identity
 from drift.report.verdict import number
 
 # Figures by the first part of their names: as what they are shown, and whether they are shares.
@@ -65,7 +66,7 @@ def closing_table(folders: Sequence[Path], width: int) -> list[str]:
         f"{asked} from seed {settings['seed']} on; in brackets: 95 % intervals over prompts",
     ]
     if len(shown) > len(columns):
-        lines.append("of means over seeds: intervals over seeds and prompts")
+        lines.append("of means: over seeds and prompts, too narrow with 2 or 3 seeds")
     for encoder in encoders:
         if encoder in rewarded:
             names = ", ".join(dict.fromkeys(rewarded[encoder]))
@@ -81,39 +82,30 @@ def _columns(found: dict[Path, dict[str, Any]]) -> list[Column]:
         name = "base model" if len(bases) == 1 else metrics["model"]["name"]
         columns.append(Column(name, "", metrics["figures"]))
     trained = {folder: metrics for folder, metrics in found.items() if metrics["adapter"]}
-    run_of = {folder: folder.parents[1] for folder in trained}
-    names = [run.resolve().name for run in dict.fromkeys(run_of.values())]
-    for folder, metrics in trained.items():
-        run = run_of[folder]
-        name = run.resolve().name
-        label = name if names.count(name) == 1 else str(run)
-        when = f"epoch {metrics['step']}"
-        columns.append(Column(label, when, metrics["figures"], load_run_config(run)))
+    paths = [folder.parents[1] for folder in trained]
+    each = list(dict.fromkeys(paths))
+    kinds = [path.resolve().name for path in each], list(map(str, each))
+    names = dict(zip(each, first_unique(kinds), strict=True))
+    for path, metrics in zip(paths, trained.values(), strict=True):
+        when, config = f"epoch {metrics['step']}", load_run_config(path)
+        columns.append(Column(names[path], when, metrics["figures"], config))
     return columns
 
 
 def _seed_means(columns: Sequence[Column]) -> list[Column]:
-    """A column for each epoch of the runs that differ in nothing but seed, output and machine."""
-    alike: list[tuple[TrainConfig, str, list[Column]]] = []
-    for column in columns:
-        if column.config is None:
+    """A column for each epoch of the runs that differ in nothing but their seed."""
+    trained = [(column.config, column) for column in columns if column.config]
+    keys = [(identity(config), column.when) for config, column in trained]
+    means: list[Column] = []
+    for k, key in enumerate(keys):
+        members = [pair for pair, other in zip(trained, keys, strict=True) if other == key]
+        seeds = len({config.seed for config, _ in members})
+        if keys.index(key) < k or not seeds == len(members) > 1:
             continue
-        plain = {"seed": 0, "output": "", "device": "", "threads": 0}
-        trained = replace(column.config, evaluation=EvaluateConfig(), **plain)
-        for config, when, group in alike:
-            if (config, when) == (trained, column.when):
-                group.append(column)
-                break
-        else:
-            alike.append((trained, column.when, [column]))
-    means = []
-    for config, when, group in alike:
-        seeds = len({column.config.seed for column in group if column.config})
-        if seeds == len(group) > 1:
-            name = f"{config.method_name or 'mean'}, {seeds} seeds"
-            if (name, when) in [(other.name, other.when) for other in means]:
-                name = "mean of " + ", ".join(column.name for column in group)
-            means.append(Column(name, when, mean_figures([c.figures for c in group])))
+        name, when = f"{members[0][0].method_name or 'mean'}, {seeds} seeds", key[1]
+        if (name, when) in [(other.name, other.when) for other in means]:
+            name = "mean of " + ", ".join(column.name for _, column in members)
+        means.append(Column(name, when, mean_figures([c.figures for _, c in members])))
     return means
 
 
