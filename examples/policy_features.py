@@ -31,8 +31,8 @@ from drift.models import load_model
 from drift.models.stable_diffusion import PLACES
 from drift.policy import load_policy, put_weights
 from drift.recipes import read_prompts
-from drift.report.runs import choose_checkpoints
 from drift.rollout import late_features, rollout
+from drift.runs import choose_checkpoints
 from drift.scoring import embed
 from drift.types import PolicyModel, Rollout
 

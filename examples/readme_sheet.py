@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from drift.report.runs import list_evaluations
-from drift.report.sheets import block, webp
+from drift.runs import list_evaluations
+from drift.sheets import block, webp
 
 COLUMNS, PICTURES, TILE, GAP, HEAD, LEFT = 4, 8, 64, 14, 26, 96
 SHOWN = 4  # prompts, evenly apart: not chosen by how they look

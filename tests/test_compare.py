@@ -12,8 +12,8 @@ from drift.compare import compare
 from drift.errors import UserError
 from drift.recipes import load_recipe
 from drift.report.arms import name_runs
-from drift.report.runs import evaluation_folder
 from drift.report.verdict import direction, number
+from drift.runs import evaluation_folder
 from tests.fake_runs import SETTINGS, make_run
 
 

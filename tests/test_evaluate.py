@@ -19,11 +19,11 @@ from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.evaluate import evaluate, parse_share
 from drift.functional.diversity import mean_pairwise_distance
+from drift.judging import chunks, jobs
+from drift.judging.measures import measure_against, summarise
 from drift.menagerie.probe import Probe
 from drift.methods import METHODS
 from drift.policy import load_policy
-from drift.report import chunks, jobs
-from drift.report.measures import measure_against, summarise
 from drift.report.terminal import closing_table
 
 PROMPTS = ["a fox", "a cat", "<script>alert(1)</script>"]

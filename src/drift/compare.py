@@ -16,17 +16,16 @@ from drift.config import load_run_config
 from drift.errors import UserError
 from drift.report.arms import Compared, group, name_runs
 from drift.report.comparison import Comparison, comparison
-from drift.report.render import render
+from drift.report.page.render import render
 from drift.report.results import TABLES
-from drift.report.runs import (
+from drift.report.tables import WRITERS, to_markdown
+from drift.report.verdict import verdict
+from drift.runs import (
     evaluation_folder,
     first_difference,
     list_evaluations,
     read_training,
 )
-from drift.report.stored import read_pictures
-from drift.report.tables import WRITERS, to_markdown
-from drift.report.verdict import verdict
 
 
 def read_runs(folders: Sequence[Path]) -> list[Compared]:
@@ -141,7 +140,7 @@ def compare(
     summary, sentences = verdict(arms)
     table = rows(runs)
     written = {
-        "report.html": render(found, read_pictures, command, int(page_size * 1e6)),
+        "report.html": render(found, command, int(page_size * 1e6)),
         "comparison.csv": _csv(table),
         "comparison.json": _json(found, command, [summary, *sentences], table),
         **tables(found, summary, sentences),

@@ -14,22 +14,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from drift import runs
 from drift.checkpoint import Checkpoint
 from drift.checksums import joint_checksum
 from drift.config import TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.hub import SHIPPED
+from drift.judging.chunks import Chunks, put_in_place
+from drift.judging.jobs import Job, Policy, draw_missing, judge
+from drift.judging.measures import Judges
+from drift.judging.progress import Progress
+from drift.judging.settings import JUDGING, parse_changes, settings_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.models import locate_model, model_files
 from drift.policy import pick_device
-from drift.report import runs
-from drift.report.chunks import Chunks, put_in_place
-from drift.report.jobs import Job, Policy, draw_missing, judge
-from drift.report.measures import Judges
-from drift.report.progress import Progress
-from drift.report.settings import JUDGING, parse_changes, settings_of
 from drift.scoring import open_rewards
 
 POLL = 1.0  # seconds between looks at what other processes have drawn

@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from drift import runs
 from drift.checkpoint import Checkpoint
 from drift.config import TrainConfig, load_run_config
 from drift.errors import UserError
 from drift.models import locate_model
-from drift.report import runs
 from drift.weights import read_json
 
 # What kohya's scripts call a base model, by the width of its prompt embeddings: (version, is it v2)

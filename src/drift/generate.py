@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from drift import runs
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
 from drift.pixels import to_pixels
 from drift.policy import load_policy
-from drift.report import runs
-from drift.report.sheets import contact_sheet
 from drift.rollout import rollout
+from drift.sheets import contact_sheet
 
 
 def slugs(prompts: Sequence[str]) -> list[str]:

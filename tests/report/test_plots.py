@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 
 from drift.errors import UserError
+from drift.judging.measures import summarise, whole
 from drift.recipes import load_recipe
 from drift.report import plots
 from drift.report.arms import Compared, group
 from drift.report.comparison import comparison
 from drift.report.gains import Gain, Scale
-from drift.report.measures import summarise, whole
 from drift.report.plots import bars, contours, frontiers, grids, style
 from drift.report.plots.style import plain
-from drift.report.runs import evaluation_folder
+from drift.runs import evaluation_folder
 
 PROMPTS = ["a fox", "a $5 cat & <b>dog</b>", "a bee\nand\x00 a cow", "a wolf " * 30, "an ant"]
 
@@ -146,7 +146,7 @@ def test_pictures_in_an_svg_are_jpeg_and_the_contours_transparent_png(drawn):
 
 
 def test_colours_are_the_pages():
-    page = (files("drift.report") / "page.css").read_text(encoding="utf-8")
+    page = (files("drift.report.page") / "page.css").read_text(encoding="utf-8")
     light = re.findall(r"--c\d: light-dark\((#\w{6})", page)
     assert tuple(light) == (style.BASE, *style.COLOURS)
     for name in ("ink", "soft", "rule"):
@@ -318,7 +318,7 @@ def test_a_sheet_holds_each_cell_at_its_place(monkeypatch):
 def test_grids_show_the_last_step_of_each_arms_first_seed(arms, monkeypatch):
     read = []
     monkeypatch.setattr(
-        grids, "read_pictures", lambda run, step: read.append((run.label, step)) or solid(5, 0)
+        Compared, "pictures", lambda run, step: read.append((run.label, step)) or solid(5, 0)
     )
     grids.grids(figures_of(arms))
     assert read == [("drift-1", 0), ("drift-1", 10), ("grpo-1", 10)]
@@ -331,10 +331,10 @@ def test_what_cannot_be_drawn_is_one_clear_line(arms, tmp_path):
     broken = make_arms(tmp_path, ("drift",), (1,), (0, 5))
     folder = evaluation_folder(broken[0].runs[0].run, 5)
     (folder / "features.safetensors").write_bytes(b"not a tensor")
-    with pytest.raises(UserError, match="compare: cannot read clip-tiny in .*step-000005"):
+    with pytest.raises(UserError, match="cannot read clip-tiny in .*step-000005"):
         contours.contours(figures_of(broken))
     (folder / "images.npz").unlink()
-    with pytest.raises(UserError, match="compare: cannot read .*step-000005/images.npz"):
+    with pytest.raises(UserError, match="cannot read .*step-000005/images.npz"):
         grids.grids(figures_of(broken))
 
 

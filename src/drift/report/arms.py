@@ -6,14 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.intervals import crossed_interval
 from drift.report.seeds import over_seeds
+from drift.runs import evaluation_folder, read_features, read_pictures
 
 # What two runs of one arm may have otherwise: it moves results by rounding at most.
 WITHOUT_EFFECT = {"seed": 0, "output": "", "epochs": 0, "device": "", "threads": 0}
@@ -44,6 +46,12 @@ class Compared:
     def figure(self, name: str, step: int | None = None) -> dict[str, Any] | None:
         """A figure of the last evaluated checkpoint, or of `step`."""
         return self.evaluations[self.last if step is None else step]["figures"].get(name)
+
+    def pictures(self, step: int) -> UInt8[np.ndarray, "P N H W 3"]:
+        return read_pictures(evaluation_folder(self.run, step))
+
+    def features(self, step: int, encoder: str) -> Float[Tensor, "P N D"]:
+        return read_features(evaluation_folder(self.run, step), encoder)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drift import runs
 from drift.config import TrainConfig, load_run_config
 from drift.functional.intervals import crossed_interval
-from drift.report import runs
 from drift.report.arms import first_unique, identity
 from drift.report.verdict import number
 

@@ -19,10 +19,9 @@ from torch.nn.functional import normalize
 
 from drift.report.arms import Compared
 from drift.report.comparison import Comparison
-from drift.report.pictures import spread_out
 from drift.report.plots.style import BASE, INK, RULE, SOFT, WIDTH, caption, look, plain
-from drift.report.stored import read_features
 from drift.report.verdict import number
+from drift.sheets import spread_out
 
 COLUMNS = 5  # steps shown
 CELLS = 100  # of the density's grid, along each axis
@@ -113,9 +112,9 @@ def contours(compared: Comparison) -> Figure:
     """A row for each arm (its first seed), a column for each of some steps, base model first."""
     encoder, arms = compared.encoder, compared.arms
     shown = [[arm.steps[k] for k in spread_out(len(arm.steps), COLUMNS)] for arm in arms]
-    plane = fit_plane(read_features(arms[0].runs[0], 0, encoder))
+    plane = fit_plane(compared.base.features(0, encoder))
     clouds = [
-        [plane.project(read_features(arm.runs[0], step, encoder)) for step in steps]
+        [plane.project(arm.runs[0].features(step, encoder)) for step in steps]
         for arm, steps in zip(arms, shown, strict=True)
     ]
     x, y = _window(torch.cat([points for row in clouds for points in row]), plane.width)

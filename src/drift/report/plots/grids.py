@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from drift.report.comparison import Comparison
-from drift.report.pictures import spread_out
 from drift.report.plots.style import BASE, INK, SOFT, WIDTH, look, plain
-from drift.report.sheets import GAP, block
-from drift.report.stored import read_pictures
+from drift.sheets import GAP, block, spread_out
 
 ROWS, STEPS = 4, 6  # prompts of `grids`; steps of `watch`
 TILES = (96, 80, 64, 60)  # pixels of a picture: the largest whose sheet is within the budget
@@ -88,8 +86,8 @@ def _drawn(
 
 def grids(compared: Comparison) -> Figure:
     """Some prompts, evenly apart in their list, under the base model and every arm's last step."""
-    models = [read_pictures(compared.base, 0)]
-    models += [read_pictures(arm.runs[0], arm.last) for arm in compared.arms]
+    models = [compared.base.pictures(0)]
+    models += [arm.runs[0].pictures(arm.last) for arm in compared.arms]
     places = spread_out(len(compared.prompts), ROWS)
     columns = [("Base model", BASE)]
     columns += [(arm.label, look(k).colour) for k, arm in enumerate(compared.arms)]
@@ -107,7 +105,7 @@ def watch(compared: Comparison) -> Figure:
     steps = [common[k] for k in spread_out(len(common), STEPS)]
     middle = (len(compared.prompts) - 1) // 2  # of the list, whatever it looks like
     return _drawn(
-        [[read_pictures(arm.runs[0], s)[middle, :4] for s in steps] for arm in compared.arms],
+        [[arm.runs[0].pictures(s)[middle, :4] for s in steps] for arm in compared.arms],
         [(f"epoch {step}" if step else "Base model", INK if step else BASE) for step in steps],
         [(arm.label, look(k).colour) for k, arm in enumerate(compared.arms)],
         f"“{plain(compared.prompts[middle], 60)}”, the same seeds in all cells; "

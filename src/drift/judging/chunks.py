@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from drift.report.measures import Pixels
-from drift.report.settings import JUDGING
+from drift.judging.measures import Pixels
+from drift.judging.settings import JUDGING
 
 IMAGES = 40  # about as many in a chunk, whole prompts; an interruption costs no more
 

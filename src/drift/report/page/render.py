@@ -7,13 +7,11 @@ style by their hashes, so nothing else in the page can run, whatever a prompt sa
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter
@@ -21,10 +19,10 @@ from pydantic import TypeAdapter
 from drift.config import TrainConfig
 from drift.report.arms import Arm, Compared
 from drift.report.comparison import Comparison
-from drift.report.payload import as_json, payload
-from drift.report.pictures import PICTURES, film_strips
+from drift.report.page.payload import as_json, payload
+from drift.report.page.pictures import PICTURES, film_strips
+from drift.report.page.table import table
 from drift.report.results import TABLES, intervals_over
-from drift.report.table import table
 from drift.report.verdict import verdict
 
 LARGEST_PAGE = 4_900_000  # bytes; the pictures get what the rest leaves of it
@@ -75,16 +73,11 @@ def allow(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def render(
-    found: Comparison,
-    load: Callable[[Compared, int], UInt8[np.ndarray, "P N H W 3"]],
-    command: str,
-    largest: int = LARGEST_PAGE,
-) -> str:
-    """The page as text of at most `largest` bytes; `load` reads what a run drew at a step."""
+def render(found: Comparison, command: str, largest: int = LARGEST_PAGE) -> str:
+    """The page as text of at most `largest` bytes."""
     names = ("page.css", "page.html", "charts.js", "plots.js", "page.js")
     css, html, *scripts = [
-        (files("drift.report") / name).read_text(encoding="utf-8") for name in names
+        (files("drift.report.page") / name).read_text(encoding="utf-8") for name in names
     ]
     script = "\n".join(scripts)
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(html)
@@ -116,4 +109,4 @@ def render(
         environments=[describe_environment(run.environment) for run in runs],
     )
     room = largest - len(fill(pictures="").encode())
-    return fill(pictures=as_json(film_strips(runs, load, room)))
+    return fill(pictures=as_json(film_strips(runs, Compared.pictures, room)))

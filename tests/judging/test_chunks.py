@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drift.report.chunks import Chunks, chunks_of, put_in_place
+from drift.judging.chunks import Chunks, chunks_of, put_in_place
 
 SETTINGS = {"prompts": ["a fox", "a cat"], "images_per_prompt": 2, "encoders": ["vae"], "steps": 3}
 WANTED = {"settings": SETTINGS, "model": {"name": "m", "sha256": "ab"}, "adapter": None}

@@ -7,7 +7,6 @@ again from the stored `images.npz`: where only the judges are new, nothing is dr
 import json
 import shutil
 import time
-import zipfile
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,19 +16,18 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from drift import runs
 from drift.checkpoint import Checkpoint
 from drift.config import TrainConfig
-from drift.errors import UserError
+from drift.judging.chunks import Chunks, chunks_of, put_in_place
+from drift.judging.measures import Judges, Pixels, measure, measure_against
+from drift.judging.progress import Progress
+from drift.judging.settings import JUDGING
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.pixels import to_pixels
 from drift.policy import load_policy, put_weights
-from drift.report import runs
-from drift.report.chunks import Chunks, chunks_of, put_in_place
-from drift.report.measures import Judges, Pixels, measure, measure_against
-from drift.report.progress import Progress
-from drift.report.settings import JUDGING
-from drift.report.sheets import contact_sheet, webp
 from drift.rollout import rollout
+from drift.sheets import contact_sheet, webp
 from drift.types import PolicyModel
 
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
@@ -136,7 +134,7 @@ def draw_missing(job: Job, mine: list[range], policy: Policy, progress: Progress
 def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
     """Measure the pictures, all of which are there, and write the evaluation."""
     chunks, start = job.chunks, time.perf_counter()
-    pixels = read_pixels(job.folder) if job.drawn else chunks.read()
+    pixels = runs.read_pictures(job.folder) if job.drawn else chunks.read()
     work = job.passes[1] * job.images
 
     def judged(p: int) -> None:
@@ -172,13 +170,3 @@ def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor])
     text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
     (whole / "metrics.json").write_text(text, encoding="utf-8")
     put_in_place(whole, job.folder)
-
-
-def read_pixels(folder: Path) -> Pixels:
-    """The pictures of a complete evaluation."""
-    try:
-        with np.load(folder / "images.npz", allow_pickle=False) as stored:
-            return stored["images"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        file = folder / "images.npz"
-        raise UserError(f"cannot read {file}: {error}; remove it, to draw it anew") from error

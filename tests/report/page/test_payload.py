@@ -5,7 +5,7 @@ from pathlib import Path
 
 from drift.recipes import load_recipe
 from drift.report.arms import Arm, Compared, group
-from drift.report.payload import (
+from drift.report.page.payload import (
     as_json,
     axes,
     curves_of,

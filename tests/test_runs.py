@@ -2,7 +2,7 @@
 
 import json
 
-from drift.report.runs import read_training
+from drift.runs import read_training
 from tests.fake_runs import make_run
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from drift.report.arms import Compared
-from drift.report.sheets import webp
+from drift.sheets import spread_out, webp
 
 COLUMNS, PICTURES = 4, 8  # of one model under one prompt
 MOST_STEPS = 60  # of a run; twice as many of the largest tiles would pass WebP's 16,383 pixels
@@ -30,11 +30,6 @@ LEAST_BYTES = 0.04  # a pixel costs at least this at quality 40 and more
 SAMPLE = 48  # strips that stand for all while a size is tried
 
 Frames = UInt8[np.ndarray, "K n H W 3"]  # K steps, n pictures
-
-
-def spread_out(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` places, evenly apart: not chosen by how they look."""
-    return sorted({round(k) for k in np.linspace(0, count - 1, min(count, most))})
 
 
 def shown_steps(run: Compared) -> list[int]:

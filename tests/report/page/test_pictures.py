@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drift.report import pictures
-from drift.report.pictures import film_strips, fit, shown_steps, sizes, spread_out, strip
-from tests.report.test_payload import run
+from drift.report.page import pictures
+from drift.report.page.pictures import film_strips, fit, shown_steps, sizes, spread_out, strip
+from tests.report.page.test_payload import run
 
 
 def decode(content: bytes) -> np.ndarray:

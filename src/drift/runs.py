@@ -1,12 +1,17 @@
 """Read what lies in a run folder: its checkpoints, its evaluations, the course of its training."""
 
 import json
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
 from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from tqdm import tqdm
 
 from drift.checkpoint import Checkpoint, list_checkpoints
@@ -65,6 +70,26 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return metrics if metrics.get("format") == FORMAT else None
+
+
+def read_pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
+    """What a complete evaluation drew."""
+    path = folder / "images.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["images"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path}: {error}; remove it, to draw it anew") from error
+
+
+def read_features(folder: Path, encoder: str) -> Float[Tensor, "P N D"]:
+    """What an encoder saw in the pictures of a complete evaluation."""
+    path = folder / "features.safetensors"
+    try:
+        with safe_open(path, "pt") as stored:
+            return stored.get_tensor(encoder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {encoder} in {path}: {error}") from error
 
 
 def list_evaluations(run: Path) -> dict[int, dict[str, Any]]:

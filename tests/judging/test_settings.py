@@ -1,8 +1,8 @@
 import pytest
 
 from drift.errors import UserError
+from drift.judging.settings import parse_changes, settings_of
 from drift.recipes import load_recipe
-from drift.report.settings import parse_changes, settings_of
 
 
 def test_options_are_fields_like_overrides():

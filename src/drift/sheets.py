@@ -14,6 +14,11 @@ TILE = 128  # pixels; larger pictures are made smaller
 LARGEST_SIDE = 16_000  # pixels; WebP's own limit is 16,383
 
 
+def spread_out(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` places, evenly apart: not chosen by how they look."""
+    return sorted({round(k) for k in np.linspace(0, count - 1, min(count, most))})
+
+
 def block(images: UInt8[np.ndarray, "N H W 3"], columns: int, tile: int) -> Image.Image:
     """Pictures in reading order, `columns` to a row, each fitted to `tile` pixels; clear gaps."""
     rows = -(-len(images) // columns)

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.functional.coverage import generalized_recall, precision
+from drift.functional.coverage import covered
 from drift.functional.diversity import mean_pairwise_distance, vendi_score
 from drift.functional.intervals import bootstrap_interval
 from drift.menagerie.judge import judge, taste_name
@@ -125,8 +125,7 @@ def measure_against(
         if E.shape[0] * E.shape[1] <= NEIGHBOURS:
             continue  # too few pictures for balls of 10 neighbours
         ours, theirs = E.flatten(0, 1), base[name].flatten(0, 1)
-        recalled = [generalized_recall(row, ours, NEIGHBOURS) for row in base[name]]
-        kept = [precision(theirs, row, NEIGHBOURS) for row in E]
-        figures[f"recall/{name}"] = summarise(torch.tensor(recalled))
-        figures[f"precision/{name}"] = summarise(torch.tensor(kept))
+        recalled, kept = covered(theirs, ours, NEIGHBOURS), covered(ours, theirs, NEIGHBOURS)
+        for kind, inside in (("recall", recalled), ("precision", kept)):
+            figures[f"{kind}/{name}"] = summarise(inside.view(len(E), -1).double().mean(1))
     return figures
