@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drift.cli import COMMANDS, EVALUATION, main
+from drift.cli import COMMANDS, main
+from drift.cli.arguments import EVALUATION
 from drift.config import EvaluateConfig
 from drift.tracking import read_metrics
 

@@ -1,0 +1,112 @@
+"""The command line. A command ends by naming what it wrote; bad input is one line, exit code 2."""
+
+import argparse
+import os
+import sys
+
+from drift.cli import arguments, commands
+from drift.errors import UserError
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+GO_ON = {
+    "train": "; go on with --resume",
+    "evaluate": "; the same command goes on",
+    "reproduce": "; the same command goes on",
+}
+
+COMMANDS = {
+    "demo": (
+        commands.demo,
+        arguments.demo,
+        "GRPO and DRIFT on the embedded world: one page, minutes, two cores",
+    ),
+    "train": (commands.train, arguments.train, "fine-tune a model with a recipe"),
+    "fetch": (
+        commands.fetch,
+        arguments.fetch,
+        "download all weights that a recipe's training and evaluation need",
+    ),
+    "doctor": (
+        commands.doctor,
+        arguments.doctor,
+        "is everything there, is the replay exact, what will a run cost? trains nothing",
+    ),
+    "evaluate": (
+        commands.evaluate,
+        arguments.evaluate,
+        "judge a run's checkpoints, or a model, on fixed seeds",
+    ),
+    "compare": (
+        commands.compare,
+        arguments.compare,
+        "one page and a table from the evaluations of several runs",
+    ),
+    "generate": (
+        commands.generate,
+        arguments.generate,
+        "draw pictures with a run's weights, or with a model",
+    ),
+    "export": (
+        commands.export,
+        arguments.export,
+        "a run's LoRA as one file for A1111, ComfyUI, kohya; its whole UNet as a pipeline",
+    ),
+    "reproduce": (
+        commands.reproduce,
+        arguments.reproduce,
+        "a study of the paper: its runs, their evaluation, a page for each reward",
+    ),
+    "pretrain": (
+        commands.pretrain,
+        arguments.pretrain,
+        "train the embedded world's own models from its artwork",
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    from drift import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="drift",
+        description="RL fine-tuning of text-to-image diffusion models without diversity collapse.",
+    )
+    parser.add_argument("--version", action="version", version=f"drift {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (run, add_arguments, summary) in COMMANDS.items():
+        command = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before or after options, which argparse alone refuses."""
+    parser = _parser()
+    args, later = parser.parse_known_args(argv)
+    if any(text.startswith("-") or not hasattr(args, "overrides") for text in later):
+        parser.error(f"unrecognized arguments: {' '.join(later)}")
+    if later:
+        args.overrides += later
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision; we do not
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"drift: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = GO_ON.get(args.command, "")
+        print(f"\ndrift: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,115 @@
+"""The arguments of each command, with units and defaults."""
+
+import argparse
+from pathlib import Path
+
+# Options of `drift evaluate` that are fields of `evaluation`: type, placeholder, meaning.
+EVALUATION = {
+    "prompts": (str, "FILE|LIST", "prompts, one a line, or the name of a shipped list"),
+    "prompts_count": (int, "N", "only the first N of the prompts"),
+    "images_per_prompt": (int, "N", "images of each prompt"),
+    "rewards": (str, "A,B", "rewards that judge"),
+    "encoders": (str, "A,B", "encoders that judge diversity, one at least that was not rewarded"),
+}
+
+
+def _overrides(p: argparse.ArgumentParser) -> None:
+    summary = "override a field, e.g. method=grpo epochs=20 optimizer.learning_rate=1e-3"
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
+
+
+def demo(p: argparse.ArgumentParser) -> None:
+    _overrides(p)
+    p.add_argument("--out", type=Path, help="folder; default runs/demo-<date>-<time>")
+
+
+def train(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="a shipped recipe (smoke, menagerie-grpo), or a YAML file")
+    _overrides(p)
+    p.add_argument("--resume", action="store_true", help="go on where the run in `output` stopped")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def fetch(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="as for train")
+    _overrides(p)
+    p.add_argument("--list", action="store_true", help="only tell what is needed, and what is here")
+
+
+def doctor(p: argparse.ArgumentParser) -> None:
+    p.add_argument("recipe", help="as for train")
+    _overrides(p)
+
+
+def evaluate(p: argparse.ArgumentParser) -> None:
+    p.add_argument("targets", nargs="+", metavar="RUN|MODEL", help="folders of runs or models")
+    summary = "override a field of `evaluation`, e.g. steps=20 (a folder of that form: ./steps=20)"
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
+    p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
+    for field, (kind, metavar, meaning) in EVALUATION.items():
+        p.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=kind,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=f"{meaning}; else as the run says",
+        )
+    p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
+    p.add_argument(
+        "--share",
+        default="1/1",
+        metavar="R/N",
+        help="draw only every N-th chunk of pictures, beside N-1 processes like this one that see "
+        "the same folders, here or elsewhere; 1/N also judges what all of them draw. One that died "
+        "is started again, or 1/1 draws what is missing",
+    )
+
+
+def compare(p: argparse.ArgumentParser) -> None:
+    summary = "run folders; those that differ in their training seed alone count as one method"
+    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
+    summary = "runs over which the others' gains and differences are told"
+    p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
+    summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
+    p.add_argument("--figures", action="store_true", help=summary)
+    p.add_argument("--page-size", type=float, default=4.9, metavar="MB", help="of the page at most")
+    p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
+
+
+def generate(p: argparse.ArgumentParser) -> None:
+    p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
+    p.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    p.add_argument("--count", type=int, default=8, help="images per prompt")
+    p.add_argument("--seed", type=int, default=0, help="of the first image; then counting up")
+    p.add_argument("--steps", type=int, default=20, help="denoising steps")
+    p.add_argument("--guidance-scale", type=float, default=3.0, help="1 switches guidance off")
+    p.add_argument("--eta", type=float, default=1.0, help="0 = deterministic DDIM, 1 = its SDE")
+    p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
+    p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
+
+
+def export(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run_folder", type=Path, metavar="RUN")
+    p.add_argument("--out", type=Path, required=True, help="NAME.safetensors, or a new folder")
+    p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
+    p.add_argument("--half", action="store_true", help="store float16")
+
+
+def pretrain(p: argparse.ArgumentParser) -> None:
+    parts = ["autoencoder", "clip", "model", "rewards", "encoder", "probe"]
+    p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
+    p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
+    p.add_argument("--out", type=Path, help="weights folder; default the package's own")
+    p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
+    p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
+
+
+def reproduce(p: argparse.ArgumentParser) -> None:
+    p.add_argument("study", help="table1, sampling, noise, frontier or collapse")
+    _overrides(p)
+    p.add_argument("--world", default="menagerie", help="menagerie, or sd15 (wants a GPU)")
+    p.add_argument("--budget", default="small", help="small or paper")
+    p.add_argument("--seeds", type=int, default=2, help="training seeds, from the recipe's on")
+    p.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of all studies")
+    p.add_argument("--jobs", type=int, help="runs at a time; default 2, or 1 on a GPU")
+    p.add_argument("--dry-run", action="store_true", help="print the plan and its cost, and stop")

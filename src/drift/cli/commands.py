@@ -1,0 +1,119 @@
+"""What each command does with its arguments. Rooms are imported where a command enters them."""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+from drift.cli.arguments import EVALUATION
+from drift.errors import UserError
+
+OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name then has a slash
+
+
+def train(args: argparse.Namespace) -> None:
+    from drift.recipes import load_recipe
+    from drift.train import train
+
+    config = load_recipe(args.recipe, args.overrides)
+    run = train(config, resume=args.resume, progress=not args.quiet)
+    print(f"wrote {run}")
+
+
+def fetch(args: argparse.Namespace) -> None:
+    from drift.fetch import fetch
+    from drift.recipes import load_recipe
+
+    failed = fetch(load_recipe(args.recipe, args.overrides), dry_run=args.list)
+    if failed:
+        raise UserError(f"{failed} of these could not be fetched; see above")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from drift.doctor import examine
+    from drift.recipes import load_recipe
+
+    if not examine(load_recipe(args.recipe, args.overrides)):
+        raise UserError("this run could not start; see above")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from drift.evaluate import evaluate, parse_share
+    from drift.report.terminal import closing_table
+
+    named = [*args.targets, *args.overrides]
+    overrides = [text for text in named if OVERRIDE.match(text)]
+    share = parse_share(args.share)
+    folders = evaluate(
+        [Path(text) for text in named if not OVERRIDE.match(text)],
+        checkpoints=args.checkpoints,
+        base=args.base,
+        overrides=overrides,
+        options={field: getattr(args, field) for field in EVALUATION if hasattr(args, field)},
+        share=share,
+    )
+    if share.judges:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(*closing_table(folders, width), sep="\n")
+        print("wrote", ", ".join(dict.fromkeys(str(folder.parent) for folder in folders)))
+
+
+def compare(args: argparse.Namespace) -> None:
+    from drift.compare import compare
+
+    page = compare(
+        args.runs, args.out, args.baseline, figures=args.figures, page_size=args.page_size
+    )
+    print(f"wrote {page}")
+
+
+def generate(args: argparse.Namespace) -> None:
+    from drift.generate import generate
+
+    written = generate(
+        args.target,
+        args.prompt,
+        seeds=list(range(args.seed, args.seed + args.count)),
+        out=args.out,
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        eta=args.eta,
+        checkpoint=args.checkpoint,
+    )
+    print(f"wrote {len(written)} files to {args.out}")
+
+
+def export(args: argparse.Namespace) -> None:
+    from drift.export import export
+
+    written = export(args.run_folder, args.out, checkpoint=args.checkpoint, half=args.half)
+    print(f"wrote {written}")
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    from drift.pretrain.run import pretrain
+
+    for part in args.parts:
+        pretrain(part, work=args.work, out=args.out, scale=args.scale, base=args.base)
+
+
+def demo(args: argparse.Namespace) -> None:
+    from drift.demo import demo
+
+    print(f"open {demo(args.out, args.overrides)}")
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    from drift.reproduce import reproduce
+
+    for page in reproduce(
+        args.study,
+        world=args.world,
+        budget=args.budget,
+        seeds=args.seeds,
+        out=args.out,
+        at_once=args.jobs,
+        dry_run=args.dry_run,
+        overrides=args.overrides,
+    ):
+        print(f"open {page}")
