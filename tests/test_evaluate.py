@@ -171,8 +171,8 @@ def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
         ({"overrides": ["images=3"]}, "evaluation.images"),
         ({"overrides": ["seed"]}, "'seed' is not an override"),
         ({"overrides": ["images_per_prompt=1"]}, "images_per_prompt: 1 will not do"),
-        ({"overrides": ["eta=1.5"]}, "evaluation.eta: 1.5 will not do"),
-        ({"overrides": ["steps=0"]}, "evaluation.steps: 0 will not do"),
+        ({"overrides": ["eta=1.5"]}, "eta: 1.5 will not do"),
+        ({"overrides": ["steps=0"]}, "steps: 0 will not do"),
         ({"base": tmp_path}, "holds no evaluation"),
     ]:
         with pytest.raises(UserError, match=message):

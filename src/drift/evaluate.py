@@ -77,20 +77,6 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return {".".join(path): value for path, value in parsed}
 
 
-def _check(asked: EvaluateConfig) -> None:
-    """Refuse what would fail only after the first pictures are drawn."""
-    for field, fine, rule in [
-        ("images_per_prompt", asked.images_per_prompt >= 2, "diversity compares at least 2"),
-        ("steps", asked.steps >= 1, "at least 1"),
-        ("batch_size", asked.batch_size >= 1, "at least 1"),
-        ("eta", 0 <= asked.eta <= 1, "in [0, 1]"),
-        ("guidance_scale", asked.guidance_scale >= 0, "not negative"),
-        ("seed", asked.seed >= 0, "not negative"),
-    ]:
-        if not fine:
-            raise UserError(f"evaluation.{field}: {getattr(asked, field)} will not do: {rule}")
-
-
 def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     """All that decides the figures besides the weights; equal settings are not evaluated twice."""
     asked = config.evaluation
@@ -98,7 +84,6 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     if not name:
         raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
     prompts = read_prompts(name, field="evaluation.prompts")
-    _check(asked)
     if not config.judging_encoders:
         raise UserError("evaluation.encoders: diversity needs at least one encoder")
     check_rewards(config.judging_rewards)
