@@ -228,6 +228,18 @@ def test_every_slot_can_be_switched_by_its_kind():
             "vae (nothing to fetch), clip, dreamsim, or a -tiny one",
         ),
         (
+            ["live.every=5", "live.encoder=policy"],
+            "live: encoder: 'policy' would judge each model by itself; name others there: "
+            "vae (nothing to fetch), clip, dreamsim, or a -tiny one",
+        ),
+        (["live.keep=pareto"], "live: keep 'pareto' needs looks, but every is 0"),
+        (["live.on_alarm=stop"], "live: on_alarm 'stop' needs looks, but every is 0"),
+        (
+            ["method=grpo", "encoder=", "evaluation.encoders=", "live.every=5"],
+            "live.every is 5, but neither live.encoder nor evaluation.encoders names an encoder "
+            "to look with",
+        ),
+        (
             ["method=ddpo-buffered", "method.advantage.buffer_size=4"],
             "method.advantage.buffered: min_count (16) must lie in [2, buffer_size (4)]",
         ),
@@ -267,6 +279,14 @@ def test_the_policys_own_features_shape_where_others_judge():
         ("method.conditioning.tau1=2", "tau1 (2.0) must be below tau2"),
         ("method.shaping.typo=1", "method.shaping.diversity.typo"),
         ("method.selection.kind=best", "'concentrated'"),
+        ("live.every=-1", "live: every: -1 will not do: not negative"),
+        ("live.alarm_share=1", "live: alarm_share: 1.0 will not do: in [0, 1)"),
+        ("live.images_per_prompt=1", "live: images_per_prompt: 1 will not do: diversity compares"),
+        ("live.prompts_count=0", "live: prompts_count: 0 will not do: at least 1"),
+        ("live.on_alarm=scream", "live.on_alarm: Input should be 'warn' or 'stop'"),
+        ("live.keep=best", "live.keep: Input should be 'all' or 'pareto'"),
+        ("live.typo=1", "live.typo"),
+        ("evaluation.eta=1.5", "evaluation: eta: 1.5 will not do: in [0, 1]"),
         ("parts.typo={}", "there is no part 'typo'"),
         ("epochs", "is not an override"),
     ],
@@ -332,3 +352,11 @@ def test_names_may_be_written_with_commas_between_them():
     assert config.evaluation.rewards == ("hpsv2-tiny",)
     assert config.model.target_modules == ("to_q", "to_v")
     assert load_recipe("smoke", ["evaluation.encoders="]).evaluation.encoders == ()
+
+
+def test_a_run_from_before_there_were_looks_and_trackers_reads_back(tmp_path):
+    config = load_recipe("menagerie", [])
+    before = yaml.safe_load(to_yaml(config))
+    del before["live"], before["trackers"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    assert load_run_config(tmp_path) == config

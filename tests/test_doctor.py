@@ -80,6 +80,15 @@ def test_without_an_encoder(told):
     assert line_of(lines, "encoder").endswith("none")
 
 
+def test_looks_are_told_and_cost(told):
+    fine, lines = told("live.every=5", "live.prompts_count=3", "live.encoder=vae")
+    assert fine
+    assert line_of(lines, "live").endswith("vae")
+    told_of = line_of(lines, "looks")
+    assert told_of.endswith("of 24 images; one every 5 epochs and one of every checkpoint")
+    assert float(re.search(r"about (\S+) s each", told_of)[1]) > 0
+
+
 def test_the_policys_own_features_are_tried(told, tiny_model, tmp_path):
     fine, lines = told("encoder=policy")
     assert fine

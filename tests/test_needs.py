@@ -66,6 +66,13 @@ def test_each_term_of_a_sum_and_nothing_for_what_has_no_weights():
     ]
 
 
+def test_looks_need_an_encoder_that_training_does_not():
+    asked = ["live.every=5", "live.encoder=vae"]
+    assert "encoder vae < model" in listed(*asked)
+    assert "encoder vae < model" not in listed(*asked, evaluation=False)
+    assert "encoder vae < model" not in listed("live.encoder=vae")  # it never looks
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="reward: there is no 'nonsense'"):
         listed("reward=nonsense")

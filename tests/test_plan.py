@@ -148,3 +148,21 @@ def test_a_resumed_run_takes_no_larger_sizes(tiny_model, tmp_path, capsys, monke
     assert first["optimizer.micro_batch_size"] < 12  # 4 samples, 3 steps
     assert f"micro_batch_size: {first['optimizer.micro_batch_size']}" in capsys.readouterr().out
     assert run(2) == first
+
+
+def test_every_encoder_is_planned_for(parts):
+    config, model, reward, encoder = parts
+    greedy = []
+
+    def other(images):
+        greedy.append(images.new_zeros(len(images), 30_000_000))  # 120 MB a picture
+        return greedy.pop()
+
+    free = 1_000_000_000
+    alone, both = (
+        sizes(plan(config, model, reward, *encoders, free=free))
+        for encoders in ([encoder], [encoder, other])
+    )
+    assert both["sampling.scoring_batch_size"] < alone["sampling.scoring_batch_size"] == 64
+    same = alone | {"sampling.scoring_batch_size": both["sampling.scoring_batch_size"]}
+    assert both == same

@@ -7,6 +7,7 @@ renamed into place. Only safetensors and JSON: nothing is unpickled.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def list_checkpoints(run: Path) -> tuple[list[Checkpoint], list[str]]:
     found = [(f, read_checkpoint(f)) for f in sorted((run / "checkpoints").glob("step-*"))]
     valid = [c for _, c in found if isinstance(c, Checkpoint)]
     return valid, [f"{folder}: {c}" for folder, c in found if isinstance(c, str)]
+
+
+def delete_checkpoints(run: Path, doomed: Sequence[Checkpoint]) -> None:
+    """Each loses its name first, then its files: a kill in between leaves none half deleted.
+
+    What such a kill did leave goes as well.
+    """
+    for left in (run / "checkpoints").glob(".*.deleted"):
+        shutil.rmtree(left)
+    for checkpoint in doomed:
+        nameless = checkpoint.folder.with_name(f".{checkpoint.folder.name}.deleted")
+        shutil.rmtree(checkpoint.folder.rename(nameless))
 
 
 def load_checkpoint(

@@ -27,12 +27,27 @@ def _split(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 RewardName = Annotated[str, AfterValidator(canonical)]  # equal rewards have equal names
 RewardNames = Annotated[tuple[RewardName, ...], BeforeValidator(_split)]
+TrackerName = Literal["tensorboard", "wandb"]
+TrackerNames = Annotated[tuple[TrackerName, ...], BeforeValidator(_split)]
 JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"
 OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself computes as it samples
 # Judges beside the training encoder where nobody names any, the first of another kind. Shipped for
 # the embedded world, in whose pictures they were trained; elsewhere the policy's own autoencoder,
 # which needs nothing fetched, and beside that CLIP.
 BESIDE_SHIPPED, BESIDE = ("clip-tiny", "dreamsim-tiny"), ("vae", "clip")
+
+
+def hold(section: object, field: str, fine: bool, rule: str) -> None:
+    """Refuse the value of a section's field unless it is fine by this rule."""
+    refuse(not fine, f"{field}: {getattr(section, field)} will not do: {rule}")
+
+
+def refuse_own_features(field: str, *encoders: str) -> None:
+    """Refuse a judge that differs from model to model."""
+    refuse(
+        any(name.partition(":")[0] == OWN_FEATURES for name in encoders),
+        f"{field}: '{OWN_FEATURES}' would judge each model by itself; {JUDGES}",
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -142,11 +157,43 @@ class EvaluateConfig:
     batch_size: int = 40  # denoised at once, of some 40 that are drawn together; rounding only
 
     def __post_init__(self) -> None:
-        refuse(self.prompts_count < 0, f"prompts_count is negative: {self.prompts_count}")
-        refuse(
-            any(name.partition(":")[0] == OWN_FEATURES for name in self.encoders),
-            f"encoders: '{OWN_FEATURES}' would judge each model by itself; {JUDGES}",
-        )
+        refuse_own_features("encoders", *self.encoders)
+        hold(self, "prompts_count", self.prompts_count >= 0, "not negative; 0 is all of the list")
+        hold(self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more")
+        hold(self, "steps", self.steps >= 1, "at least 1")
+        hold(self, "batch_size", self.batch_size >= 1, "at least 1")
+        hold(self, "eta", 0 <= self.eta <= 1, "in [0, 1]")
+        hold(self, "guidance_scale", self.guidance_scale >= 0, "not negative")
+        hold(self, "seed", self.seed >= 0, "not negative")
+
+
+@dataclass(frozen=True, config=STRICT)
+class LiveConfig:
+    """Looks at the policy while it trains: a few prompts and seeds, always the same.
+
+    They are drawn as `evaluation` says. The base model is looked at first, then the policy every
+    `every` epochs and whenever a checkpoint is saved.
+    """
+
+    every: int = 0  # epochs, of optimizer.updates_per_epoch updates each; 0: no looks
+    prompts_count: int = 4  # of those that evaluate, spread over the list
+    images_per_prompt: int = 8
+    seed: int = 2_000_000  # of image 0, then counting up; not those that judge in the end
+    encoder: str = ""  # empty: the first that evaluates and is not the training's
+    alarm_share: float = 0.5  # of the base model's diversity; less is a collapse; 0: no alarm
+    on_alarm: Literal["warn", "stop"] = "warn"
+    keep: Literal["all", "pareto"] = "all"  # pareto: no checkpoint that another one dominates
+
+    def __post_init__(self) -> None:
+        refuse_own_features("encoder", self.encoder)
+        hold(self, "every", self.every >= 0, "not negative")
+        hold(self, "prompts_count", self.prompts_count >= 1, "at least 1")
+        hold(self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more")
+        hold(self, "seed", self.seed >= 0, "not negative")
+        hold(self, "alarm_share", 0 <= self.alarm_share < 1, "in [0, 1)")
+        off = self.every == 0
+        refuse(off and self.on_alarm == "stop", "on_alarm 'stop' needs looks, but every is 0")
+        refuse(off and self.keep == "pareto", "keep 'pareto' needs looks, but every is 0")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -169,6 +216,8 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     reward_worker: WorkerConfig = field(default_factory=WorkerConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
+    trackers: TrackerNames = ()  # where metrics are shown as well, each an extra of the package
     method_name: str = ""  # what `method` was built from; for people, not read by the code
 
     def __post_init__(self) -> None:
@@ -185,6 +234,11 @@ class TrainConfig:
         refuse(
             self.encoder == OWN_FEATURES and not self.evaluation.encoders,
             f"evaluation.encoders is empty, and encoder '{OWN_FEATURES}' cannot judge; {JUDGES}",
+        )
+        refuse(
+            self.live.every > 0 and not (self.live.encoder or self.judging_encoders),
+            f"live.every is {self.live.every}, but neither live.encoder nor evaluation.encoders "
+            "names an encoder to look with",
         )
         refuse(
             self.images_kept % self.optimizer.updates_per_epoch != 0,
@@ -230,6 +284,13 @@ class TrainConfig:
         """Of an evaluation, each once."""
         asked = self.evaluation.encoders or (self.encoder, self.encoder_beside)
         return list(dict.fromkeys(name for name in asked if name))
+
+    @property
+    def live_encoder(self) -> str:
+        """Of the alarm: the training's only if there is no other, for that is what is rewarded."""
+        judges = self.judging_encoders
+        others = [name for name in judges if name != self.encoder]
+        return self.live.encoder or (others or judges)[0]
 
 
 def read_yaml(path: Path) -> dict:

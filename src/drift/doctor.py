@@ -6,6 +6,7 @@ one backward pass on this machine, now.
 
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import torch
@@ -13,12 +14,14 @@ import torch
 from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
+from drift.live import open_live
 from drift.plan import changes, plan
 from drift.policy import load_policy, make_trainable, pick_device
 from drift.preflight import check_features, check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import sample_pool
 from drift.scoring import features_of, open_encoder, open_reward, score
+from drift.trackers import check_trackers
 from drift.tracking import Stopwatch
 from drift.update import trial_gradient
 
@@ -32,12 +35,15 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     for line in (*_machine(), *_geometry(config)):
         say(line)
     prompts = read_prompts(config.prompts)
+    check_trackers(config.trackers)
     say(f"prompts     {len(prompts)} in {config.prompts}")
+    watching = config.live_encoder if config.live.every else ""
     parts, complete, device = {}, True, str(pick_device(config.device))
     for name, load, wanted in [
         ("model", lambda: load_policy(config), config.model.name),
         ("reward", lambda: open_reward(config, device), config.reward),
         ("encoder", lambda: open_encoder(config, device), config.encoder),
+        ("live", lambda: open_live(config, device, parts.get("encoder")), watching),
     ]:
         try:
             parts[name] = load() if wanted else None
@@ -81,13 +87,14 @@ def _geometry(config: TrainConfig) -> list[str]:
     ]
 
 
-def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> list[str]:
+def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder, live) -> list[str]:
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
     clock = Stopwatch()
     check_schedule(model, config)
     check_features(model, config)
     make_trainable(model, config)
-    asked, config = config, plan(config, model, reward, encoder)
+    encoders = live.encoders.values() if live else [encoder]
+    asked, config = config, plan(config, model, reward, *encoders)
     s, o = config.sampling, config.optimizer
     group, stochastic = min(4, s.group_size), model.schedule(s.steps).stochastic
     clock.lap("loading")
@@ -127,8 +134,20 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder) -> l
         f"preflight   ratio 1 to {worst:.1e} at every step before the first update",
         f"time        about {total:.1f} s an epoch ({named}), "
         f"{total * config.epochs / 3600:.2f} h for {config.epochs} epochs",
+        *([_looks(clock.seconds, images, config, live.settings)] if live else []),
         f"memory      about {memory / GIB:.1f} GiB{on_card}",
     ]
+
+
+def _looks(spent: dict[str, float], images: int, config: TrainConfig, look: dict[str, Any]) -> str:
+    """What a look of these settings costs, by what was spent on `images` of the training's."""
+    drawn = len(look["prompts"]) * look["images_per_prompt"]
+    sampled = spent["rollout"] * look["steps"] / config.sampling.steps
+    seconds = (sampled + spent["scoring"] + spent["embedding"]) / images * drawn
+    return (
+        f"looks       about {seconds:.1f} s each, of {drawn} images; one every "
+        f"{config.live.every} epochs and one of every checkpoint"
+    )
 
 
 def _epoch_seconds(

@@ -48,7 +48,7 @@ class Need:
 
 
 def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
-    """What training needs, with `evaluation` what judging does as well; each once.
+    """What training needs, with `evaluation` what judging and looking do as well; each once.
 
     Whether a fallback is needed may only be certain once the weights before it are here.
     Functions, URLs and JPEG sizes need nothing.
@@ -57,6 +57,7 @@ def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
     encoders = [name for name in (config.encoder,) if name not in ("", OWN_FEATURES)]
     if evaluation:
         rewards, encoders = rewards + config.judging_rewards, encoders + config.judging_encoders
+        encoders += [config.live_encoder] if config.live.every else []
     check_rewards(rewards)
     needs = [Need(MODEL, model_weights(config.model.name))]
     for term in list_terms(rewards):

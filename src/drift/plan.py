@@ -8,7 +8,7 @@ when something else takes memory later, is halved when it happens (`drift.batche
 Results depend on the sizes by rounding only. A resumed run never takes larger ones than before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,15 +53,15 @@ def fit(most: int, one: int, two: int, free: int) -> int:
 
 
 def stages(
-    config: TrainConfig, model: PolicyModel, reward: Reward, encoder: ImageEncoder | None
+    config: TrainConfig, model: PolicyModel, reward: Reward, *encoders: ImageEncoder | None
 ) -> list[Stage]:
-    """The four of an epoch, in its order."""
+    """The four of an epoch, in its order; whatever encoders a run has judge with the reward."""
     images, pairs = config.images_sampled, config.samples_per_update * config.sampling.steps
     image = decode(model, _noise(model, 1)[0].to(model.device), 1)
     return [
         Stage(SIZES[0], images, lambda n: _predict(model, n, config)),
         Stage(SIZES[1], images, lambda n: _decode(model, n)),
-        Stage(SIZES[2], images, lambda n: _judge(reward, encoder, image, n)),
+        Stage(SIZES[2], images, lambda n: _judge(reward, encoders, image, n)),
         Stage(SIZES[3], pairs, lambda n: _backward(model, n, config)),
     ]
 
@@ -70,7 +70,7 @@ def plan(
     config: TrainConfig,
     model: PolicyModel,
     reward: Reward,
-    encoder: ImageEncoder | None,
+    *encoders: ImageEncoder | None,
     free: int | None = None,
 ) -> TrainConfig:
     """`config` with batch sizes that fit into `free` bytes; by default what is free, but a part.
@@ -81,7 +81,7 @@ def plan(
         free = int(SHARE * free_memory(model.device))
     trained = sum(p.numel() for p in model.trainable_parameters())
     free -= 4 * trained * 3  # bytes: the gradient and AdamW's two moments, in float32
-    for stage in stages(config, model, reward, encoder):
+    for stage in stages(config, model, reward, *encoders):
         asked = read_size(config, stage.field)
         most = min(asked or MOST, stage.rows)
         one, two = (_measure(stage, rows, model.device) for rows in (1, 2))
@@ -157,13 +157,16 @@ def _decode(model: PolicyModel, rows: int) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(reward: Reward, encoder: ImageEncoder | None, image: Tensor, rows: int) -> None:
+def _judge(
+    reward: Reward, encoders: Sequence[ImageEncoder | None], image: Tensor, rows: int
+) -> None:
     """A reward that wants whole groups has no size to choose, and is not asked."""
     images = image.repeat(rows, 1, 1, 1)
     if not getattr(reward, "per_group", False):
         reward(images, [PROMPT] * rows)
-    if encoder is not None:
-        encoder(images)
+    for encoder in encoders:
+        if encoder is not None:
+            encoder(images)
 
 
 def _backward(model: PolicyModel, rows: int, config: TrainConfig) -> None:

@@ -1,4 +1,7 @@
-"""What a run writes about itself: environment.json once, metrics.jsonl one line per update."""
+"""What a run writes about itself: environment.json once, metrics.jsonl one line per update.
+
+live.jsonl, one line per look (`drift.live`), is written and read the same way.
+"""
 
 import json
 import platform
@@ -11,6 +14,7 @@ from typing import Any
 
 import torch
 
+METRICS, LIVE = "metrics.jsonl", "live.jsonl"
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 
 
@@ -47,24 +51,26 @@ class Stopwatch:
         self._last = now
 
 
-def append_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+def append_metrics(run: Path, lines: list[dict[str, Any]], name: str = METRICS) -> None:
+    with (run / name).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
     """Every complete line; one that is being written, or was cut off, is not there yet."""
-    path = run / "metrics.jsonl"
+    path = run / name
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def truncate_metrics(run: Path, epochs: int) -> None:
+def truncate_metrics(run: Path, epochs: int, name: str = METRICS) -> None:
     """Keep the lines of finished `epochs` only: a resumed run writes the later ones again."""
-    kept = [line for line in read_metrics(run) if line["epoch"] <= epochs]
+    if not (run / name).exists():
+        return
+    kept = [line for line in read_metrics(run, name) if line["epoch"] <= epochs]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    partial = run / "metrics.jsonl.partial"
+    partial = run / f"{name}.partial"
     partial.write_text(text, encoding="utf-8")
-    partial.replace(run / "metrics.jsonl")
+    partial.replace(run / name)

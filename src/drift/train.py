@@ -18,6 +18,7 @@ from drift.diagnostics import (
 )
 from drift.errors import UserError
 from drift.functional.noise import derive_seed
+from drift.live import Live, alarm, look, open_live, prune, recall, stops
 from drift.methods.parts import State
 from drift.needs import record, refuse_others
 from drift.plan import changes, limit, plan, sizes
@@ -26,7 +27,10 @@ from drift.preflight import check_features, check_replay, check_schedule
 from drift.recipes import read_prompts
 from drift.rollout import pool_seeds, sample_pool
 from drift.scoring import features_of, open_encoder, open_reward, score
+from drift.trackers import check_trackers, open_trackers
 from drift.tracking import (
+    LIVE,
+    METRICS,
     Stopwatch,
     append_metrics,
     environment,
@@ -58,6 +62,7 @@ class Run:
     learner: Learner
     reward: Reward
     encoder: ImageEncoder | None
+    live: Live | None
     method_state: State
     finished: int  # epochs
 
@@ -101,8 +106,10 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     return [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
 
 
-# What a resumed run may have otherwise: how long, whither, and in which process.
-ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}}
+GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"
+
+# What a resumed run may have otherwise: how long, whither, in which process, and who looks on.
+ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}, "live": {}, "trackers": ()}
 
 
 def open_run(config: TrainConfig, resume: bool) -> Path:
@@ -136,9 +143,11 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
+    check_trackers(config.trackers)
     device = str(pick_device(config.device))
     reward, model = open_reward(config, device), load_policy(config)
     encoder = open_encoder(config, device)
+    live = open_live(config, device, encoder)
     check_schedule(model, config)
     check_features(model, config)
     make_trainable(model, config)
@@ -152,10 +161,11 @@ def start(config: TrainConfig, resume: bool) -> Run:
     )
     scaler = torch.amp.GradScaler(model.device.type, enabled=config.model.dtype == "float16")
     learner = Learner(optimizer, scaler, settings.micro_batch_size)
-    run = Run(config, folder, model, learner, reward, encoder, method_state={}, finished=0)
+    run = Run(config, folder, model, learner, reward, encoder, live, method_state={}, finished=0)
     if resume:
         _restore(run)
-    run.config = plan(run.config, model, reward, encoder)
+    encoders = live.encoders.values() if live else [encoder]
+    run.config = plan(run.config, model, reward, *encoders)
     run.learner.micro_batch_size = run.config.optimizer.micro_batch_size
     for line in changes(config, run.config):
         tqdm.write(line)
@@ -173,7 +183,11 @@ def _restore(run: Run) -> None:
         run.learner.scaler.load_state_dict(state["scaler"])
         run.config = limit(run.config, state.get("batch_sizes", {}))
         run.finished = valid[-1].epoch
-    truncate_metrics(run.folder, run.finished)
+    if run.live:
+        recall(run.live, run.folder, run.finished)
+    for name in (METRICS, LIVE):
+        truncate_metrics(run.folder, run.finished, name)
+    prune(run.folder, run.live, last=run.finished)
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -187,14 +201,26 @@ def state_of(run: Run) -> dict[str, Any]:
     }
 
 
-def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
-    """Run (or finish) a training; returns the run folder."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    prompts = read_prompts(config.prompts)
-    run = start(config, resume)
-    if run.finished >= config.epochs:
-        tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
+def save(run: Run, epoch: int) -> None:
+    """Write a checkpoint; those that it makes needless go when it is safely on disk."""
+    save_checkpoint(run.folder, epoch, run.model, run.learner.optimizer, state_of(run))
+    prune(run.folder, run.live, last=epoch)
+
+
+def postfix(line: dict[str, Any], live: Live | None) -> dict[str, str]:
+    """What a progress bar shows of an epoch, and of the last look."""
+    shown = {"reward": f"{line['reward_mean']:.3f}"}
+    if line["diversity"] is not None:
+        shown["diversity"] = f"{line['diversity']:.3f}"
+    if live:
+        seen = live.looks[-1]
+        shown["live"] = f"{seen['reward']:.3f} at {seen['share'][live.settings['encoder']]:.0%}"
+    return shown
+
+
+def go_on(run: Run, prompts: list[str], progress: bool) -> None:
+    """The epochs that are left, up to the last or to an alarm that stops."""
+    config = run.config
     bar = tqdm(
         range(run.finished + 1, config.epochs + 1),
         desc=config.method_name,
@@ -204,20 +230,41 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
         unit="epoch",
     )
     history, told = read_metrics(run.folder), set[str]()
-    for epoch in bar:
-        drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
-        lines = train_epoch(run, drawn, epoch)
-        append_metrics(run.folder, lines)
-        history += lines
-        for name, warning in warnings(history).items():
-            if name not in told:
-                tqdm.write(f"epoch {epoch}: {warning}")
-            told.add(name)
-        last, shown = lines[-1], {}
-        shown["reward"] = f"{last['reward_mean']:.3f}"
-        if last["diversity"] is not None:
-            shown["diversity"] = f"{last['diversity']:.3f}"
-        bar.set_postfix(shown)
-        if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-            save_checkpoint(run.folder, epoch, run.model, run.learner.optimizer, state_of(run))
+    with open_trackers(config, run.folder) as track:
+        if run.live and not run.live.looks:
+            track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch=0)])
+        for epoch in bar:
+            drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
+            lines = train_epoch(run, drawn, epoch)
+            append_metrics(run.folder, lines)
+            track(METRICS, lines)
+            history += lines
+            due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
+            if run.live and (due or epoch % config.live.every == 0):
+                track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch)])
+            for name, warning in (warnings(history) | alarm(run.live)).items():
+                if name not in told:
+                    tqdm.write(f"epoch {epoch}: {warning}")
+                told.add(name)
+            bar.set_postfix(postfix(lines[-1], run.live))
+            if due or stops(run.live):
+                save(run, epoch)
+            if stops(run.live):
+                tqdm.write(f"stopped after epoch {epoch}; {GO_ON}")
+                break
+
+
+def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
+    """Run (or finish) a training; returns the run folder."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    prompts = read_prompts(config.prompts)
+    run = start(config, resume)
+    if run.finished >= config.epochs:
+        tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
+    elif stops(run.live):
+        why = alarm(run.live)["collapse"]
+        tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
+    else:
+        go_on(run, prompts, progress)
     return run.folder

@@ -7,7 +7,7 @@ differ, the pictures that are there are judged again, and none is drawn.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drift.config import OWN_FEATURES, EvaluateConfig, TrainConfig
+from drift.config import OWN_FEATURES, TrainConfig
 from drift.encoders import find_encoder
 from drift.errors import UserError
 from drift.menagerie.judge import animal_of
@@ -36,7 +36,6 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     `probed`: whether the Menagerie's probe is here, to judge prompts that name its animals.
     """
     asked = config.evaluation
-    _check(asked)
     prompts = _prompts(config)
     check_rewards(config.judging_rewards)
     check_encoders(config)
@@ -51,20 +50,6 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         "encoders": config.judging_encoders,
         "judge": probed and any(map(animal_of, prompts)),
     }
-
-
-def _check(asked: EvaluateConfig) -> None:
-    """Refuse what would fail only after the first pictures are drawn."""
-    for field, fine, rule in [
-        ("images_per_prompt", asked.images_per_prompt >= 2, "diversity compares at least 2"),
-        ("steps", asked.steps >= 1, "at least 1"),
-        ("batch_size", asked.batch_size >= 1, "at least 1"),
-        ("eta", 0 <= asked.eta <= 1, "in [0, 1]"),
-        ("guidance_scale", asked.guidance_scale >= 0, "not negative"),
-        ("seed", asked.seed >= 0, "not negative"),
-    ]:
-        if not fine:
-            raise UserError(f"evaluation.{field}: {getattr(asked, field)} will not do: {rule}")
 
 
 def _prompts(config: TrainConfig) -> list[str]:
