@@ -235,11 +235,6 @@ def test_every_slot_can_be_switched_by_its_kind():
         (["live.keep=pareto"], "live: keep 'pareto' needs looks, but every is 0"),
         (["live.on_alarm=stop"], "live: on_alarm 'stop' needs looks, but every is 0"),
         (
-            ["method=grpo", "encoder=", "evaluation.encoders=", "live.every=5"],
-            "live.every is 5, but neither live.encoder nor evaluation.encoders names an encoder "
-            "to look with",
-        ),
-        (
             ["method=ddpo-buffered", "method.advantage.buffer_size=4"],
             "method.advantage.buffered: min_count (16) must lie in [2, buffer_size (4)]",
         ),

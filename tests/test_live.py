@@ -67,7 +67,7 @@ def test_the_prompts_are_spread_over_the_evaluations(config, tmp_path):
 def test_the_alarms_encoder_is_one_that_training_does_not_reward(config):
     assert config().live_encoder == "clip-tiny"  # of dreamsim-tiny, which trains, and clip-tiny
     assert config("run", "live.encoder=vae").live_encoder == "vae"
-    assert config("run", "evaluation.encoders=").live_encoder == "dreamsim-tiny"
+    assert config("run", "evaluation.encoders=").live_encoder == "vae"
     assert config("run", "encoder=policy").live_encoder == "dreamsim-tiny"
     own = torch.nn.Identity()
     assert list(open_live(config(), "cpu", own).encoders) == ["dreamsim-tiny", "clip-tiny"]
