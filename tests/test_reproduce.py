@@ -22,6 +22,7 @@ def test_the_plan_is_told_and_nothing_is_done(tmp_path, capsys):
     assert told.startswith("sampling: Figures 4-6")
     assert "pickscore-tiny-drift-contrasted-seed43" in told
     assert "to train: 6 of 6 runs, 144 images sampled and scored, " in told  # 6 x 2 x 2 x 6
+    assert "to judge: 540 images of their checkpoints" in told  # 6 x 2 x 15 x 3
     assert not out.exists()
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from drift.costs import cost
+from drift.costs import cost, judged_images
 from drift.errors import UserError
 from drift.recipes import load_recipe
 from drift.studies import STUDIES, WORLDS, plan_runs
@@ -66,6 +66,9 @@ def test_cost_by_hand():
     assert kl.network_evaluations == 2 * (24 * 5 + 4 * 12 * 5)
     one = cost(load_recipe("menagerie", [*small, "method=grpo", "sampling.guidance_scale=1"]))
     assert one.network_evaluations == grpo.network_evaluations / 2
+    # Epochs 2, 4 and the last are judged: 15 held-out animals, of which 2 images here.
+    judging = ["epochs=5", "checkpoint_every=2", "evaluation.images_per_prompt=2"]
+    assert judged_images(load_recipe("menagerie", judging)) == 3 * 15 * 2
     # The first half of the steps, two of five, is replayed; and the first epoch alone.
     config = load_recipe("menagerie", [*small, "method=grpo", "method.timesteps.kind=first"])
     half = cost(config, epochs=1)

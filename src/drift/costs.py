@@ -1,10 +1,12 @@
 """What a training takes, in units that do not depend on the machine: counted, not measured."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Generator
 
 from drift.config import TrainConfig
+from drift.recipes import read_prompts
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,11 @@ def cost(config: TrainConfig, epochs: int | None = None) -> Cost:
         network_evaluations=rows * (images * sampling.steps + 3 * trained + reference),
         reward_calls=images,
     )
+
+
+def judged_images(config: TrainConfig) -> int:
+    """Drawn to evaluate every checkpoint of a run; the base model's, which runs share, left out."""
+    asked = config.evaluation
+    prompts = len(read_prompts(asked.prompts or config.prompts))
+    checkpoints = math.ceil(config.epochs / config.checkpoint_every)
+    return checkpoints * (asked.prompts_count or prompts) * asked.images_per_prompt

@@ -4,6 +4,8 @@ Whatever is complete is left as it is, so an interrupted study goes on by the sa
 studies that have runs in common make them once.
 """
 
+import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -13,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from drift.checkpoint import list_checkpoints
-from drift.costs import cost
+from drift.costs import cost, judged_images
 from drift.processes import judge_all, run_all
 from drift.studies import STUDIES, Planned, plan_runs
 from drift.tracking import read_metrics
@@ -38,6 +40,8 @@ def tell(name: str, runs: Sequence[Planned], todo: Sequence[Planned], at_once: i
         f"to train: {len(todo)} of {len(runs)} runs, {images:,} images sampled and scored, "
         f"{network:,} rows through the denoiser, {at_once} at a time"
     )
+    judged = sum(judged_images(run.config) for run in todo)
+    lines.append(f"to judge: {judged:,} images of their checkpoints, and the base model's")
     seconds = seconds_an_epoch(runs)
     if todo and seconds:
         hours = seconds * sum(run.config.epochs for run in todo) / at_once / 3600
@@ -86,8 +90,17 @@ def reproduce(
     _train(todo, logs, at_once)
     _evaluate(runs, logs, at_once)
     pages = _compare(name, runs, out / f"{world}-{budget}" / name, logs)
+    for page in pages:
+        found = json.loads((page.parent / "comparison.json").read_text(encoding="utf-8"))
+        say(f"{page.parent.name}: {found['verdict'][0]}")
     say(f"{name}: done, {(time.perf_counter() - start) / 60:.1f} minutes now")
     return pages
+
+
+def _bar(total: int, done: int, **words: str) -> tqdm:
+    """On a terminal it moves; in a log it is a line a minute."""
+    seconds = 0.1 if sys.stderr.isatty() else 60
+    return tqdm(total=total, initial=done, mininterval=seconds, **words)
 
 
 def _train(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
@@ -97,7 +110,7 @@ def _train(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
         commands[f"train-{run.name}"] = ["train", run.recipe, *run.overrides, "--quiet", *resume]
     before = {run.name: len(read_metrics(run.folder)) for run in runs}
     total = sum(run.config.epochs * run.config.optimizer.updates_per_epoch for run in runs)
-    with tqdm(total=total, initial=sum(before.values()), desc="training", unit="update") as bar:
+    with _bar(total, sum(before.values()), desc="training", unit="update") as bar:
 
         def watch() -> None:
             bar.update(sum(len(read_metrics(run.folder)) for run in runs) - bar.n)
@@ -109,7 +122,7 @@ def _evaluate(runs: Sequence[Planned], logs: Path, at_once: int) -> None:
     """Every checkpoint of every run."""
     checkpoints = [f for run in runs for f in (run.folder / "checkpoints").glob("step-*")]
     expected = [f.parents[1] / "evaluations" / f.name / "metrics.json" for f in checkpoints]
-    with tqdm(total=len(expected), desc="judging", unit="checkpoint") as bar:
+    with _bar(len(expected), 0, desc="judging", unit="checkpoint") as bar:
 
         def watch() -> None:
             bar.update(sum(file.exists() for file in expected) - bar.n)
