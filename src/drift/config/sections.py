@@ -170,7 +170,7 @@ class LiveConfig:
 
     every: int = 0  # epochs, of optimizer.updates_per_epoch updates each; 0: no looks
     prompts_count: int = 4  # of those that evaluate, spread over the list
-    images_per_prompt: int = 8
+    images_per_prompt: int = 8  # their share is then good to 0.1 (docs/watching.md)
     seed: int = 2_000_000  # of image 0, then counting up; not those that judge in the end
     encoder: str = ""  # empty: the first that evaluates and is not the training's
     alarm_share: float = 0.5  # of the base model's diversity; less is a collapse; 0: no alarm
