@@ -59,14 +59,17 @@ def _exceeding(ours: Tensor, at: Tensor) -> Tensor:
 
 
 def _interpolated(ours: Tensor, at: Tensor) -> Tensor:
-    """Second coordinate at `at`, on straight lines between the frontier's neighbours."""
+    """Second coordinate at `at`, on straight lines between the frontier's neighbours.
+
+    Below the frontier's first point it is that point's: with no less of the first coordinate.
+    """
     points = ours[frontier(ours[:, 0], ours[:, 1])]
     x, order = points[:, 0].sort()
     y = points[order, 1]
-    if not x[0] <= at <= x[-1]:
+    if at > x[-1]:
         return at.new_tensor(torch.nan)
     right = int(torch.searchsorted(x, at))  # the first that is not less
-    if x[right] == at:
+    if right == 0 or x[right] == at:
         return y[right]
     share = (at - x[right - 1]) / (x[right] - x[right - 1])
     return y[right - 1] + share * (y[right] - y[right - 1])

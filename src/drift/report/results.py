@@ -87,30 +87,37 @@ def _gain_rows(found: Comparison) -> list[list[Cell | str]]:
 
 
 def gain_cell(gain: Gain | None) -> Cell:
-    """A gain in percent, with how many seeds (of an average: baselines) reached the baseline."""
+    """A gain in percent, with the part of the baseline that it is of, where that is not all.
+
+    For "every": of the baseline's checkpoints; else of the seeds, or of an average's baselines.
+    """
     if gain is None:
         return Cell(None)
     if gain.mean is None:
         return Cell(None, aside="not reached")
-    part = f"{gain.reached} of {gain.seeds}" if gain.reached < gain.seeds else ""
+    of = (gain.checkpoints, gain.asked) if gain.at == "every" else (gain.reached, gain.seeds)
+    part = f"{of[0]} of {of[1]}" if of[0] < of[1] else ""
     return Cell(gain.mean, gain.low, gain.high, signed_percent, part)
 
 
 def gains_table(found: Comparison) -> Table:
-    """Every gain over every baseline."""
-    header = ["", "Over", "Gain", "In", "How", "Checkpoints reached", "Value"]
-    rows = []
+    """Every gain over every baseline, one column for each way to read it off."""
+    asked: dict[tuple, dict[tuple, Gain]] = {}
     for g in found.gains:
-        measure = title_of(g.measure) if g.kind == "DG" else "Reward, normalised"
-        how, reached = WAYS[g.by, g.at], f"{g.checkpoints} of {g.asked}"
-        rows.append([g.ours, g.baseline, g.kind, measure, how, reached, gain_cell(g)])
+        asked.setdefault((g.ours, g.baseline, g.kind, g.measure), {})[g.by, g.at] = g
+    rows = []
+    for (ours, baseline, kind, measure), each in asked.items():
+        name = title_of(measure) if kind == "DG" else "Reward, normalised"
+        rows.append([ours, baseline, kind, name, *(gain_cell(each.get(way)) for way in WAYS)])
     notes = [
         "DG: relative gain in diversity at equal reward; RG: in normalised reward at equal "
         f"{title_of(f'diversity/{found.encoder}').lower()}. Paper's protocol: our checkpoint that "
-        "exceeds the baseline's coordinate least. Runs of one training seed are compared with one "
+        "exceeds the baseline's last one least. Runs of one training seed are compared with one "
         "another; intervals are over seeds, by Student's t. Nothing is extrapolated: 'not reached' "
-        "is no zero, and an average over seeds or baselines is over those that were reached."
+        "is no zero, and an average is over what was reached: 'm of n' of the seeds, of the "
+        "baselines in an average, or of the baseline's checkpoints in the last column."
     ]
+    header = ["", "Over", "Gain", "In", *(words.capitalize() for words in WAYS.values())]
     return Table("gains", "Gains over each baseline", header, rows, notes)
 
 
