@@ -17,6 +17,8 @@ PROTOCOLS = {
     ("interpolation", "every"): "interpolated, over every checkpoint of the baseline",
 }
 
+SHOWN = ("diversity", "recall", "vendi", "coverage")
+
 
 def _gained(gain: Gain) -> str:
     return gain.measure if gain.kind == "DG" else "reward"
@@ -64,12 +66,17 @@ def _panel(ax: Axes, gains: Sequence[Gain], looks: dict[str, Look]) -> None:
     ax.set_xlim(-0.55, len(measures) - 0.45)
     ax.grid(visible=False, axis="x")
     ax.margins(y=0.16)  # room for the numbers
+    low, high = ax.get_ylim()
+    high = max(high, 0.6 * max(-low, 10.0))  # and above 0 for words
+    ax.set_ylim(min(low, -0.1 * high), high)
     ax.yaxis.set_major_formatter(lambda value, _: f"{_signed(value)} %")
 
 
 def gain_bars(compared: Comparison) -> Figure | None:
     """A panel for each method that has baselines, and for each protocol."""
-    shown = [gain for gain in compared.gains if gain.baseline != AVERAGE]
+    shown = [
+        g for g in compared.gains if g.baseline != AVERAGE and g.measure.split("/")[0] in SHOWN
+    ]
     if not shown:
         return None
     looks = {arm.label: look(k) for k, arm in enumerate(compared.arms)}
