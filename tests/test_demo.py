@@ -24,7 +24,8 @@ def test_the_demonstration_end_to_end(tmp_path, capfd):
     page = demo(tmp_path / "out", [*TINY, f"evaluation.prompts={prompts}"])
     text = page.read_text(encoding="utf-8")
     assert page.name == "report.html"
-    assert "a &lt;b&gt;horse&lt;/b&gt;" in text
+    assert r"a \u003cb\u003ehorse\u003c/b\u003e" in text and "<b>horse" not in text
+    assert "Gains over each baseline" in text
     with (tmp_path / "out" / "comparison.csv").open() as file:
         assert len(list(csv.reader(file))) > 3
     for method in ("grpo", "drift"):
