@@ -97,10 +97,10 @@ def reproduce(
     return pages
 
 
-def _bar(total: int, done: int, **words: str) -> tqdm:
+def _bar(total: int, done: int, *, desc: str, unit: str) -> tqdm:
     """On a terminal it moves; in a log it is a line a minute."""
     seconds = 0.1 if sys.stderr.isatty() else 60
-    return tqdm(total=total, initial=done, mininterval=seconds, **words)
+    return tqdm(total=total, initial=done, mininterval=seconds, desc=desc, unit=unit)
 
 
 def _train(runs: Sequence[Planned], logs: Path, at_once: int) -> None:

@@ -21,11 +21,11 @@ FEWEST_PROMPTS = 5  # with fewer, no difference is claimed
 
 
 def number(value: int | float | None) -> str:
-    """Three or so digits, with a true minus sign; a dash for nothing."""
+    """Three or four digits, with a true minus sign; a dash for nothing."""
     if value is None:
         return "–"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 3
-    return f"{value:,.{digits}f}".replace("-", "−")
+    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 0.1 else 3
+    return f"{value:z,.{digits}f}".replace("-", "−")
 
 
 def gaps(ours: Arm, theirs: Arm, name: str, step: int | None = None) -> Tensor | None:
