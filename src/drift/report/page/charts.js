@@ -162,6 +162,6 @@ function drawChart(svg, lines, xs, ys, front = false) {
   }
   if (front) svg.append(path(paretoFront(strong.flatMap((line) => line.points)), "front"));
   for (const line of [...faint, ...strong]) drawDots(svg, line, inside);
-  drawNames(svg, box, strong, narrow ? 7 : 12);
+  drawNames(svg, box, strong, narrow ? 6 : 10);
   return lines.filter((line) => line.dots || !line.faint).flatMap((line) => line.points);
 }
