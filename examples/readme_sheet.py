@@ -41,7 +41,8 @@ def main(demo: Path, out: Path) -> None:
         for row, p in enumerate(chosen):
             top = HEAD + row * height
             draw.text((4, top + size[1] // 2 - 10), prompts[p], fill="black", font=font)
-            sheet.paste(block(pictures[p, :PICTURES], COLUMNS, TILE), (left, top))
+            own = block(pictures[p, :PICTURES], COLUMNS, TILE)
+            sheet.paste(own, (left, top), mask=own)  # its gaps are clear
     out.write_bytes(webp(sheet, 85))
 
 
