@@ -6,19 +6,13 @@ python examples/readme_sheet.py runs/demo-... docs/images/demonstration.webp
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from drift.runs import list_evaluations
-from drift.sheets import block, webp
+from drift.runs import list_evaluations, read_pictures
+from drift.sheets import block, spread_out, webp
 
 COLUMNS, PICTURES, TILE, GAP, HEAD, LEFT = 4, 8, 64, 14, 26, 96
 SHOWN = 4  # prompts, evenly apart: not chosen by how they look
-
-
-def _pictures(folder: Path) -> np.ndarray:
-    with np.load(folder / "images.npz") as stored:
-        return stored["images"]
 
 
 def main(demo: Path, out: Path) -> None:
@@ -29,8 +23,8 @@ def main(demo: Path, out: Path) -> None:
         "DRIFT": demo / f"drift/evaluations/step-{last:06d}",
     }
     prompts = list_evaluations(demo / "grpo")[0]["settings"]["prompts"]
-    chosen = [round(k) for k in np.linspace(0, len(prompts) - 1, SHOWN)]
-    models = {name: _pictures(folder) for name, folder in folders.items()}
+    chosen = spread_out(len(prompts), SHOWN)
+    models = {name: read_pictures(folder) for name, folder in folders.items()}
     size = block(models["GRPO"][0, :PICTURES], COLUMNS, TILE).size
     width, height = size[0] + GAP, size[1] + GAP
     sheet = Image.new("RGB", (LEFT + 3 * width, HEAD + SHOWN * height), "white")

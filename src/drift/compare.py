@@ -159,7 +159,7 @@ def _json(found: Comparison, command: str, sentences: list[str], table: list[dic
         "command": command,
         "arms": {arm.label: [str(run.run) for run in arm.runs] for arm in found.arms},
         "scale": asdict(found.scale),
-        "settings": found.base.evaluations[0]["settings"],
+        "settings": found.arms[0].settings,
         "gains": [asdict(gain) for gain in found.gains],
         "differences": [asdict(difference) for difference in found.differences],
         "rows": table,

@@ -1,1 +1,1 @@
-"""What evaluation, generation and comparison share: run folders, measures, sheets, the page."""
+"""What evaluations say together: arms over seeds, gains, the verdict, tables, figures, the page."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drift.costs import cost
+from drift.costs import Cost, cost
 from drift.menagerie.judge import taste_name
 from drift.report.arms import Arm, Compared
 from drift.report.gains import (
@@ -25,9 +25,7 @@ class Spent:
     """What a run took up to its last judged checkpoint."""
 
     run: Compared
-    images: int
-    network_evaluations: int  # rows through the denoiser
-    reward_calls: int  # images scored
+    counted: Cost
     seconds: float | None  # on the run's own machine
 
 
@@ -64,15 +62,11 @@ class Comparison:
 
     @property
     def spent(self) -> list[Spent]:
-        listed = []
-        for run in (run for arm in self.arms for run in arm.runs):
-            counted, seconds = cost(run.config, run.last), (run.spent or {}).get("seconds")
-            listed.append(
-                Spent(
-                    run, counted.images, counted.network_evaluations, counted.reward_calls, seconds
-                )
-            )
-        return listed
+        return [
+            Spent(run, cost(run.config, run.last), (run.spent or {}).get("seconds"))
+            for arm in self.arms
+            for run in arm.runs
+        ]
 
     def hypervolume(self, arm: Arm):
         """Of each seed's frontier, by the deciding encoder's diversity."""
@@ -85,7 +79,7 @@ class Comparison:
 
 def _measures(arms: Sequence[Arm], encoder: str) -> list[str]:
     """Section 6: diversity by every encoder; recall, precision and Vendi by the deciding one."""
-    names, paid = arms[0].runs[0].evaluations[0]["settings"]["encoders"], rewarded_encoders(arms)
+    names, paid = arms[0].settings["encoders"], rewarded_encoders(arms)
     ordered = sorted(names, key=lambda name: (name != encoder, name in paid))
     wanted = [f"diversity/{name}" for name in ordered]
     wanted += [f"{kind}/{encoder}" for kind in ("recall", "precision", "vendi", "vendi_all")]

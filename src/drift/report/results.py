@@ -168,9 +168,9 @@ def compute_table(found: Comparison) -> Table:
             spent.run.label,
             str(spent.run.config.seed),
             str(spent.run.last),
-            f"{spent.images:,}",
-            f"{spent.network_evaluations:,}",
-            f"{spent.reward_calls:,}",
+            f"{spent.counted.images:,}",
+            f"{spent.counted.network_evaluations:,}",
+            f"{spent.counted.reward_calls:,}",
             "–" if spent.seconds is None else f"{spent.seconds:,.0f}",
         ]
         for spent in found.spent
