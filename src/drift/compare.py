@@ -19,7 +19,6 @@ from drift.report.comparison import Comparison, comparison
 from drift.report.page.render import render
 from drift.report.results import TABLES
 from drift.report.tables import WRITERS, to_markdown
-from drift.report.verdict import verdict
 from drift.runs import (
     evaluation_folder,
     first_difference,
@@ -137,7 +136,7 @@ def compare(
     command += ["--baseline", *map(str, baselines)] if baselines else []
     command += ["--figures"] if figures else []
     command = shlex.join([*command, "--out", str(out)])
-    summary, sentences = verdict(arms)
+    summary, sentences = found.verdict
     table = rows(runs)
     written = {
         "report.html": render(found, command, int(page_size * 1e6)),

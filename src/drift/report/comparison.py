@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from drift.costs import Cost, cost
 from drift.menagerie.judge import taste_name
@@ -16,7 +17,7 @@ from drift.report.gains import (
     pareto_set,
     scale_of,
 )
-from drift.report.verdict import judging_encoder, judging_reward, rewarded_encoders
+from drift.report.verdict import judging_encoder, judging_reward, rewarded_encoders, verdict
 from drift.reward_names import parse
 
 
@@ -45,6 +46,11 @@ class Comparison:
     @property
     def ours(self) -> Sequence[Arm]:
         return self.arms[: len(self.arms) - len(self.baselines)]
+
+    @cached_property
+    def verdict(self) -> tuple[str, list[str]]:
+        """The headline, and the sentences that belong to it."""
+        return verdict(self.arms)
 
     @property
     def prompts(self) -> list[str]:

@@ -23,7 +23,6 @@ from drift.report.page.payload import as_json, payload
 from drift.report.page.pictures import PICTURES, film_strips
 from drift.report.page.table import table
 from drift.report.results import TABLES, intervals_over
-from drift.report.verdict import verdict
 
 LARGEST_PAGE = 4_900_000  # bytes; the pictures get what the rest leaves of it
 
@@ -83,7 +82,7 @@ def render(found: Comparison, command: str, largest: int = LARGEST_PAGE) -> str:
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(html)
     arms, judged = found.arms, found.base.evaluations[0]
     runs = [run for arm in arms for run in arm.runs]
-    summary, sentences = verdict(arms)
+    summary, sentences = found.verdict
     differing, common = settings(arms)
     fill = partial(
         template.render,
