@@ -221,7 +221,7 @@ def test_bars_are_percent_and_what_was_not_reached_is_words(arms):
     assert words == ["+25", "−50\n(1/2)", "not reached"]
     # The reward's group comes last, whatever the order of the gains.
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["Diversity\nclip-tiny", "Coverage\nground truth", "Reward"]
+    assert labels == ["Diversity\nclip-tiny", "Ground-truth\ncoverage", "Reward"]
     whiskers = [
         line.get_ydata() for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1
     ]

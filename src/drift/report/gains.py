@@ -23,11 +23,11 @@ from drift.report.seeds import Paired, over_seeds, paired
 Kind = Literal["DG", "RG"]
 At = Literal["last", "every"]  # checkpoint of the baseline
 AVERAGE = "average"  # in place of a baseline
-WAYS: tuple[tuple[By, At], ...] = (
-    ("exceeding", "last"),
-    ("interpolation", "last"),
-    ("interpolation", "every"),
-)
+WAYS: dict[tuple[By, At], str] = {  # to read a gain off, in words
+    ("exceeding", "last"): "paper's protocol",
+    ("interpolation", "last"): "by interpolation",
+    ("interpolation", "every"): "by interpolation, every checkpoint",
+}
 
 
 @dataclass(frozen=True)

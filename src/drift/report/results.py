@@ -2,33 +2,15 @@
 
 from drift.report.arms import Arm
 from drift.report.comparison import Comparison
-from drift.report.gains import Gain
+from drift.report.gains import WAYS, Gain
 from drift.report.seeds import over_seeds
 from drift.report.tables import Cell, Table, signed_percent
 from drift.report.verdict import number, rewarded_encoders
-
-TITLES = {
-    "diversity": "Diversity",
-    "recall": "Recall",
-    "precision": "Precision",
-    "vendi": "Vendi",
-    "vendi_all": "Vendi, whole set",
-    "coverage": "Modes",
-    "right_animal": "Right animal",
-    "gold": "Gold utility",
-    "reward": "Reward",
-}
-WAYS = {
-    ("exceeding", "last"): "paper's protocol",
-    ("interpolation", "last"): "by interpolation",
-    ("interpolation", "every"): "by interpolation, every checkpoint",
-}
+from drift.report.wording import capital, in_words
 
 
-def title_of(measure: str) -> str:
-    """ "diversity/clip-tiny" as "Diversity (clip-tiny)"."""
-    kind, _, by = measure.partition("/")
-    return TITLES[kind] + (f" ({by})" if by else "")
+def title_of(figure: str) -> str:
+    return capital(in_words(figure))
 
 
 def intervals_over(found: Comparison) -> str:
@@ -111,7 +93,7 @@ def gains_table(found: Comparison) -> Table:
         rows.append([ours, baseline, kind, name, *(gain_cell(each.get(way)) for way in WAYS)])
     notes = [
         "DG: relative gain in diversity at equal reward; RG: in normalised reward at equal "
-        f"{title_of(f'diversity/{found.encoder}').lower()}. Paper's protocol: our checkpoint that "
+        f"diversity by {found.encoder}. Paper's protocol: our checkpoint that "
         "exceeds the baseline's last one least. Runs of one training seed are compared with one "
         "another; intervals are over seeds, by Student's t. Nothing is extrapolated: 'not reached' "
         "is no zero, and an average is over what was reached: 'm of n' of the seeds, of the "
@@ -153,7 +135,7 @@ def frontier_table(found: Comparison) -> Table:
         rows.append([arm.label, Cell(areas.mean().item(), *over_seeds(areas)), steps])
     notes = [
         "Area under the frontier of normalised reward and "
-        f"{title_of(f'diversity/{found.encoder}').lower()} in units of the base model's, from "
+        f"diversity by {found.encoder} in units of the base model's, from "
         "(0, 0); interval over seeds by Student's t. Joint frontier: of the means over seeds; "
         "checkpoint 0 is the base model, which every arm has."
     ]

@@ -18,21 +18,11 @@ from drift.config import TrainConfig, load_run_config
 from drift.functional.intervals import crossed_interval
 from drift.report.arms import first_unique, identity
 from drift.report.verdict import number
+from drift.report.wording import in_words, wording
 
-# Figures by the first part of their names: as what they are shown, and whether they are shares.
-OF_MODELS = {
-    "reward": ("reward, {}", False),
-    "gold": ("gold utility, {}", False),
-    "right_animal": ("right animal", True),
-    "coverage": ("ground-truth coverage", False),
-}
-OF_ENCODERS = {
-    "diversity": ("diversity, {}", False),
-    "vendi": ("Vendi of a prompt, {}", False),
-    "vendi_all": ("Vendi of the set, {}", False),
-    "recall": ("recall, {}", True),
-    "precision": ("precision, {}", True),
-}
+# Figures by the first part of their names, in the order shown.
+OF_MODELS = ("reward", "gold", "right_animal", "coverage")
+OF_ENCODERS = ("diversity", "vendi", "vendi_all", "recall", "precision")
 WIDEST, GAP = 34, 2  # characters: of a name, between columns
 Figures = dict[str, dict[str, Any]]
 
@@ -137,19 +127,12 @@ def _by_prompt(figures: Sequence[dict[str, Any]]) -> Float[Tensor, "S P"]:
 def _rows(columns: Sequence[Column], encoders: Sequence[str]) -> list[tuple[str, list[str]]]:
     """(what it is, a cell for each column) of every figure that is shown."""
     names = list(dict.fromkeys(name for column in columns for name in column.figures))
-    listed = [
-        (name, *OF_MODELS[kind])
-        for kind in OF_MODELS
-        for name in names
-        if name.partition("/")[0] == kind
+    listed = [n for kind in OF_MODELS for n in names if n.partition("/")[0] == kind]
+    listed += [f"{kind}/{e}" for e in encoders for kind in OF_ENCODERS if f"{kind}/{e}" in names]
+    return [
+        (in_words(n), [cell(column.figures.get(n), wording(n).share) for column in columns])
+        for n in listed
     ]
-    listed += [(f"{kind}/{e}", *OF_ENCODERS[kind]) for e in encoders for kind in OF_ENCODERS]
-    rows = []
-    for name, title, share in listed:
-        if name in names:
-            cells = [cell(column.figures.get(name), share) for column in columns]
-            rows.append((title.format(name.partition("/")[2]), cells))
-    return rows
 
 
 def cell(figure: dict[str, Any] | None, share: bool) -> str:

@@ -14,24 +14,13 @@ from markupsafe import Markup
 
 from drift.report.arms import Arm, Compared
 from drift.report.verdict import judging_encoder, judging_reward, rewarded_encoders
+from drift.report.wording import GAINED, in_words, wording
 
 MOST_POINTS = 300  # of a training curve; neighbouring epochs of longer ones are averaged
 SMOOTH = 12  # parts of a curve that its rolling mean averages over
 DIGITS = 4  # significant ones
 Number = int | float | None
 
-# Figures by the first part of their name, in words; one that is not listed goes by its name.
-WORDS = {
-    "gold": "gold utility",
-    "coverage": "ground-truth coverage",
-    "right_animal": "right animals",
-    "scenes": "effective scenes",
-    "styles": "effective styles",
-    "vendi": "Vendi score of a prompt",
-    "vendi_all": "Vendi score of the set",
-}
-PERCENT = {"right_animal", "recall", "precision", "clip_fraction", "intrinsic_clipped"}
-GAINED = {"reward", "gold"}  # the frontier's one axis; the other shows what may be lost
 LIMITS = {"possible", "measurable"}  # what a world allows, not what a model did
 
 # Columns of metrics.jsonl worth a curve.
@@ -46,6 +35,7 @@ CURVES = {
     "clip_fraction": "ratios outside the clip range",
     "grad_norm": "gradient norm",
 }
+SHARES = {"intrinsic_clipped", "clip_fraction"}  # of these, in percent
 
 
 def as_json(value: Any) -> Markup:
@@ -64,7 +54,8 @@ def plain(value: Number) -> Number:
 
 
 def measure(name: str, words: str) -> dict[str, Any]:
-    return {"key": name, "words": words, "percent": name.partition("/")[0] in PERCENT}
+    share = wording(name).share or name in SHARES
+    return {"key": name, "words": words, "percent": share}
 
 
 def axes(arms: Sequence[Arm]) -> dict[str, list[dict[str, Any]]]:
@@ -78,23 +69,18 @@ def axes(arms: Sequence[Arm]) -> dict[str, list[dict[str, Any]]]:
     for name in names:
         head, _, of = name.partition("/")
         if head not in LIMITS:
-            words = WORDS.get(head) or head.replace("_", " ")
             paid = " (rewarded)" if head not in GAINED and of in rewarded_encoders(arms) else ""
-            described = measure(name, f"{words}, {of}{paid}" if of else words)
+            described = measure(name, in_words(name) + paid)
             found["gained" if head in GAINED else "kept"].append(described)
     return found
 
 
 def beside_pictures(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """The figures of a single prompt that stand under its pictures."""
-    listed = {
-        f"reward/{judging_reward(arms)}": "reward",
-        f"diversity/{judging_encoder(arms)}": "diversity",
-        "coverage": "coverage",
-        "right_animal": "right animals",
-    }
+    judged = f"reward/{judging_reward(arms)}", f"diversity/{judging_encoder(arms)}"
     known = arms[0].runs[0].evaluations[0]["figures"]
-    return [measure(name, words) for name, words in listed.items() if name in known]
+    listed = [name for name in (*judged, "coverage", "right_animal") if name in known]
+    return [measure(name, wording(name).text) for name in listed]
 
 
 def figures_of(run: Compared, names: Sequence[str]) -> dict[str, list[list | None]]:

@@ -1,12 +1,13 @@
 """The table of the page: what was measured, in words, one column for each model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from drift.menagerie.judge import taste_name
 from drift.report.arms import Arm
 from drift.report.verdict import judging_reward, number, rewarded_encoders
+from drift.report.wording import GAINED, capital, in_words, wording
 from drift.reward_names import parse
 
 
@@ -32,32 +33,27 @@ def percent(value: int | float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def _cell(figure: dict[str, Any] | None, base: dict[str, Any] | None, show, share: bool) -> Cell:
-    """Value and interval, and with `share` how much of the base model's value this is."""
+def _cell(figure: dict[str, Any] | None, share: bool, base: float | None) -> Cell:
+    """Value and interval, and how much of `base` the value is, if that is given."""
     if figure is None:
         return Cell("–")
-    interval = ""
+    show, interval, aside = percent if share else number, "", ""
     if figure["low"] is not None:
         interval = f"{show(figure['low'])} to {show(figure['high'])}".replace(" % to", " to")
-    aside = ""
-    if share and base and base is not figure and base["mean"] and figure["mean"] is not None:
-        aside = f"{percent(figure['mean'] / base['mean'])} of base"
+    if base and figure["mean"] is not None:
+        aside = f"{percent(figure['mean'] / base)} of base"
     return Cell(show(figure["mean"]), interval, aside)
 
 
-def _row(
-    arms: Sequence[Arm],
-    name: str,
-    title: str,
-    note: str,
-    show: Callable[[int | float | None], str] = number,
-    share: bool = False,
-) -> list[Row]:
+def _row(arms: Sequence[Arm], name: str, note: str, title: str = "") -> list[Row]:
     """The row of one figure; no row if no model has it."""
-    figures = [arms[0].figure(name, 0), *(arm.figure(name) for arm in arms)]
-    if not any(figures):
+    base, *others = [arms[0].figure(name, 0), *(arm.figure(name) for arm in arms)]
+    if not base and not any(others):
         return []
-    return [Row(title, note, [_cell(figure, figures[0], show, share) for figure in figures])]
+    share = wording(name).share
+    whole = None if share or not base or name.partition("/")[0] in GAINED else base["mean"]
+    cells = [_cell(base, share, None), *(_cell(other, share, whole) for other in others)]
+    return [Row(title or capital(in_words(name)), note, cells)]
 
 
 def reward_rows(arms: Sequence[Arm]) -> list[Row]:
@@ -65,7 +61,7 @@ def reward_rows(arms: Sequence[Arm]) -> list[Row]:
     for name in arms[0].settings["rewards"]:
         trained = [arm.label for arm in arms if arm.config.reward == name]
         note = f"trained for by {', '.join(trained)}" if trained else "no run was trained for it"
-        rows += _row(arms, f"reward/{name}", f"Reward, {name}", note)
+        rows += _row(arms, f"reward/{name}", note)
     return rows
 
 
@@ -73,22 +69,19 @@ def encoder_rows(arms: Sequence[Arm], name: str) -> list[Row]:
     """Diversity and coverage as one encoder sees them."""
     settings = arms[0].settings
     N, P = settings["images_per_prompt"], len(settings["prompts"])
-    listed = [
-        ("diversity", "Diversity", "mean squared distance of two pictures of a prompt", number),
-        ("vendi", "Vendi score of a prompt", f"how many really different pictures, of {N}", number),
-        ("vendi_all", "Vendi score of the set", f"the same over all {N * P} pictures", number),
-        ("recall", "Recall", "share of the base model's pictures still within reach", percent),
-        (
-            "precision",
-            "Precision",
-            "share of pictures that lie where the base model draws",
-            percent,
-        ),
+    listed = {
+        "diversity": "mean squared distance of two pictures of a prompt",
+        "vendi": f"how many really different pictures, of {N}",
+        "vendi_all": f"the same over all {N * P} pictures",
+        "recall": "share of the base model's pictures still within reach",
+        "precision": "share of pictures that lie where the base model draws",
+    }
+    titles = {kind: capital(wording(kind).text) for kind in listed}
+    return [
+        row
+        for kind, note in listed.items()
+        for row in _row(arms, f"{kind}/{name}", note, titles[kind])
     ]
-    rows = []
-    for key, title, note, show in listed:
-        rows += _row(arms, f"{key}/{name}", title, note, show, share=show is number)
-    return rows
 
 
 def encoder_sections(arms: Sequence[Arm]) -> list[tuple[str, list[Row]]]:
@@ -114,14 +107,14 @@ def truth_rows(arms: Sequence[Arm]) -> list[Row]:
         most = f"; at full reward {number(possible)} are possible, of which {N} pictures show "
         most += f"{number(seen)} on average"
     note = "share of pictures that clearly show the animal asked for"
-    rows = _row(arms, "right_animal", "Right animal", note, percent)
+    rows = _row(arms, "right_animal", note)
     note = f"effective number of (style, scene, facing) among right animals{most}"
-    rows += _row(arms, "coverage", "Ground-truth coverage", note, share=True)
-    rows += _row(arms, "scenes", "Scenes", "effective number among right animals, of 8", share=True)
-    rows += _row(arms, "styles", "Styles", "effective number among right animals, of 3", share=True)
+    rows += _row(arms, "coverage", note)
+    rows += _row(arms, "scenes", "among right animals, of 8")
+    rows += _row(arms, "styles", "among right animals, of 3")
     note = "what the judges behind the reward truly like; never seen in training"
     for name in filter(None, map(taste_name, parse(judging_reward(arms)))):
-        rows += _row(arms, f"gold/{name}", f"Gold utility, {name}", note)
+        rows += _row(arms, f"gold/{name}", note)
     return rows
 
 

@@ -8,14 +8,8 @@ from matplotlib.patches import Patch
 
 from drift.functional.gains import By
 from drift.report.comparison import Comparison
-from drift.report.gains import AVERAGE, At, Gain
+from drift.report.gains import AVERAGE, WAYS, At, Gain
 from drift.report.plots.style import INK, SOFT, WIDTH, Look, caption, look, measure_name, plain
-
-PROTOCOLS = {
-    ("exceeding", "last"): "by the checkpoint that just exceeds the baseline's last: a lower bound",
-    ("interpolation", "last"): "interpolated, over the baseline's last checkpoint",
-    ("interpolation", "every"): "interpolated, over every checkpoint of the baseline",
-}
 
 SHOWN = ("diversity", "recall", "vendi", "coverage")
 
@@ -85,9 +79,9 @@ def gain_bars(compared: Comparison) -> Figure | None:
         panels.setdefault((gain.ours, gain.by, gain.at), []).append(gain)
     figure = Figure(figsize=(WIDTH, 0.6 + 2.3 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False).flat
-    for ax, ((ours, *way), own) in zip(axes, panels.items(), strict=True):
+    for ax, ((ours, by, at), own) in zip(axes, panels.items(), strict=True):
         _panel(ax, own, looks)
-        ax.set_title(f"{plain(ours, 30)}'s gain, {PROTOCOLS[way[0], way[1]]}")
+        ax.set_title(f"{plain(ours, 30)}'s gain, {WAYS[by, at]}")
         ax.set_ylabel("over the baseline")
     handles = []
     for name in dict.fromkeys(gain.baseline for gain in shown):
@@ -97,7 +91,8 @@ def gain_bars(compared: Comparison) -> Figure | None:
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
     caption(
         figure,
-        "Diversity measures: relative gain at equal reward. Reward: relative gain of the "
+        "Paper's protocol: our checkpoint that exceeds the baseline's last one least, a lower "
+        "bound. Diversity measures: relative gain at equal reward. Reward: relative gain of the "
         f"normalised reward ({plain(compared.scale.reward, 40)}) at equal diversity. Mean over "
         "training seeds, with its interval; (k/n): only k of n seeds reached the baseline.",
     )

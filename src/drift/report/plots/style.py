@@ -12,6 +12,8 @@ from matplotlib import style as styles
 from matplotlib.figure import Figure
 from PIL import Image
 
+from drift.report.wording import capital, wording
+
 PAPER, INK, SOFT, RULE = "#ffffff", "#1e2126", "#62686f", "#e2dfd9"  # as in page.css, in light
 BASE = "#62686f"  # the base model's, c0
 COLOURS = ("#bd4f14", "#1c67b0", "#2b7a4b", "#7d489f", "#8f7312", "#b02d60")  # c1 ... c6
@@ -97,17 +99,10 @@ def plain(text: str, most: int) -> str:
 
 
 def measure_name(measure: str) -> str:
-    """A figure's name in metrics.json, in words: what, and on a second line by whom."""
-    kind, _, judge = measure.partition("/")
-    words = {
-        "diversity": "Diversity",
-        "recall": "Generalized recall",
-        "vendi": "Vendi score",
-        "vendi_all": "Vendi score of the set",
-        "coverage": "Coverage\nground truth",
-        "reward": "Reward",
-    }
-    return f"{words.get(kind, kind)}\n{plain(judge, 24)}" if judge else words.get(kind, kind)
+    """What a figure of metrics.json is called, and on a line of its own by whom it was judged."""
+    judge = measure.partition("/")[2]
+    words = textwrap.fill(capital(wording(measure).text), 14)
+    return f"{words}\n{plain(judge, 24)}" if judge else words
 
 
 def caption(figure: Figure, text: str) -> None:
