@@ -49,7 +49,7 @@ def judges(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"widths": [8, 8, 8, 8]}')
     save_file(probe.state_dict(), folder / "model.safetensors")
-    monkeypatch.setattr(module, "SHIPPED", folder.parent)
+    monkeypatch.setattr(module, "PROBE", folder)
 
 
 @pytest.fixture
@@ -337,6 +337,28 @@ def test_other_judges_need_no_new_pictures(judges, run, drawn, monkeypatch):
     (first[1] / "images.npz").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"cannot read .*images.npz: .*; remove it, to draw"):
         evaluate([run], overrides=QUICK)
+
+
+def test_other_weights_of_a_judge_are_another_judge(judges, run, drawn, tmp_path, monkeypatch):
+    name = "own_" + tmp_path.name.replace("-", "_")
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / f"{name}.py"
+    source.write_text("def bright(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    asked = {"rewards": f"{name}:bright", "encoders": "clip-tiny"}
+    _, last = evaluate([run], overrides=QUICK, options=asked)
+    second = shutil.copytree(run, tmp_path / "second")
+    before = json.loads(last.joinpath("metrics.json").read_text())["settings"]["weights"]
+    assert set(before) == {f"reward {name}:bright", "encoder clip-tiny", "ground truth"}
+
+    source.write_text(source.read_text().replace("return", "return 2 *"))
+    module.PROBE.joinpath("config.json").write_text('{"widths": [8, 8, 8, 8] }')
+    evaluate([run], overrides=QUICK, options=asked)
+    assert len(drawn) == 2 * 3  # and not drawn again
+    after = json.loads(last.joinpath("metrics.json").read_text())["settings"]["weights"]
+    changed = {role for role in after if after[role] != before[role]}
+    assert changed == {f"reward {name}:bright", "ground truth"}
+    with pytest.raises(UserError, match=rf"weights: reward {name}:bright \([0-9a-f]+"):
+        compare([run, second], out=tmp_path / "out")
 
 
 def test_several_runs_share_one_base_and_are_judged_alike(judges, run, drawn, tmp_path):

@@ -1,6 +1,6 @@
 """Judge base models and checkpoints of runs, all on the same prompts, seeds and sampler.
 
-Which models, in which order, what is there already, and who draws what; `report.jobs` does it.
+Which models, in which order, what is there already, and who draws what; `judging.jobs` does it.
 """
 
 import shutil
@@ -29,9 +29,11 @@ from drift.judging.settings import JUDGING, parse_changes, settings_of
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.models import locate_model, model_files
+from drift.needs import record_judges
 from drift.policy import pick_device
 from drift.scoring import open_rewards
 
+PROBE = SHIPPED / "probe"  # reads the Menagerie's ground truth off pictures
 POLL = 1.0  # seconds between looks at what other processes have drawn
 
 
@@ -121,6 +123,7 @@ def open_targets(
         raise UserError("evaluate: name at least one run or model")
     opened: list[Target] = []
     sums: dict[Path, str] = {}
+    hashes: dict[Path, str] = {}
     for path in targets:
         config, is_run = runs.open_target(path, changes), runs.is_run(path)
         run = path if is_run else out or Path("runs") / path.name
@@ -132,7 +135,10 @@ def open_targets(
                 f"evaluate: '{config.model.name}' is neither a run folder, with a config.yaml, "
                 "nor a diffusers model, with a model_index.json"
             )
-        settings = settings_of(config, probed=(SHIPPED / "probe").is_dir())
+        settings = settings_of(config, probed=PROBE.is_dir())
+        settings["weights"] = record_judges(config, hashes)
+        if settings["judge"]:
+            settings["weights"]["ground truth"] = joint_checksum(PROBE.iterdir())
         different = opened and runs.settings_difference(opened[0].wanted["settings"], settings)
         if different:
             raise UserError(
@@ -211,7 +217,7 @@ def _open_judges(job: Job) -> Judges:
     return Judges(
         open_rewards(settings["rewards"], config.reward_worker, device),
         {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
-        load_probe(SHIPPED / "probe") if settings["judge"] else None,
+        load_probe(PROBE) if settings["judge"] else None,
     )
 
 

@@ -1,9 +1,10 @@
 """What a run is made from: the weights that its configuration names, where they lie, their hashes.
 
 `drift fetch` brings them here beforehand. `drift train` records them, and a resumed run that would
-go on with others is refused.
+go on with others is refused; `drift evaluate` records its judges', and judges anew by others.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,18 @@ def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
     if evaluation:
         rewards, encoders = rewards + config.judging_rewards, encoders + config.judging_encoders
         encoders += [config.live_encoder] if config.live.every else []
+    model = Need(MODEL, model_weights(config.model.name))
+    return list(dict.fromkeys([model, *_list_judges(rewards, encoders, config.model.name)]))
+
+
+def _list_judges(rewards: list[str], encoders: list[str], policy: str) -> list[Need]:
     check_rewards(rewards)
-    needs = [Need(MODEL, model_weights(config.model.name))]
+    needs = []
     for term in list_terms(rewards):
         needs += _needs_of(f"reward {term}", find_part(term))
     for name in encoders:
-        needs += _needs_of(f"encoder {name}", find_encoder(name, config.model.name))
-    return list(dict.fromkeys(needs))
+        needs += _needs_of(f"encoder {name}", find_encoder(name, policy))
+    return needs
 
 
 def _needs_of(role: str, part: Part | None) -> list[Need]:
@@ -80,11 +86,7 @@ def record(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
 
     A function of one's own is its source file; a URL is just itself.
     """
-    used = [_place(need) for need in list_needs(config)]
-    for term in list_terms([config.reward]):
-        if find_part(term) is None:
-            source = None if is_url(term) else custom.source_file(term)
-            used.append((f"reward {term}", term, source, {source.name: source} if source else {}))
+    used = [*map(_place, list_needs(config)), *_functions([config.reward])]
     hashes = _checksums({file.resolve() for *_, files in used for file in files.values()})
     written: dict[str, list[dict[str, Any]]] = {}
     for role, name, path, files in used:
@@ -94,10 +96,38 @@ def record(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     return written
 
 
-def _place(need: Need) -> tuple[str, str, Path | None, dict[str, Path]]:
-    """Role, name, where it lies, and its files."""
+def record_judges(config: TrainConfig, hashes: dict[Path, str]) -> dict[str, str]:
+    """One SHA-256 of each judge of an evaluation, by role; a URL has none.
+
+    `hashes` holds those of files read before, and gets the others.
+    """
+    rewards, encoders = config.judging_rewards, config.judging_encoders
+    used = [*map(_place, _list_judges(rewards, encoders, config.model.name)), *_functions(rewards)]
+    files = {file.resolve() for *_, files in used for file in files.values()}
+    hashes |= _checksums(files - hashes.keys())
+    told: dict[str, str] = {}
+    for role, _, _, files in used:
+        for name, place in sorted(files.items()):
+            told[role] = told.get(role, "") + f"{name} {hashes[place.resolve()]}\n"
+    return {role: hashlib.sha256(lines.encode()).hexdigest() for role, lines in told.items()}
+
+
+Used = tuple[str, str, Path | None, dict[str, Path]]  # role, name, where it lies, its files
+
+
+def _place(need: Need) -> Used:
     path = need.find() or need.locate()
     return need.role, need.weights.repo, path, need.files(path)
+
+
+def _functions(rewards: list[str]) -> list[Used]:
+    """Of rewards that are neither weights nor JPEG sizes: a function's source, nothing of a URL."""
+    used: list[Used] = []
+    for term in list_terms(rewards):
+        if find_part(term) is None:
+            source = None if is_url(term) else custom.source_file(term)
+            used.append((f"reward {term}", term, source, {source.name: source} if source else {}))
+    return used
 
 
 def _checksums(files: set[Path]) -> dict[Path, str]:

@@ -104,8 +104,11 @@ def settings_difference(
 ) -> str | None:
     """Name and values of the first setting in which two evaluations differ, in one short line."""
     for key in {**one, **two}:
-        if key not in ignore and one.get(key) != two.get(key):
-            return f"{key} ({_shorten(one.get(key))} and {_shorten(two.get(key))})"
+        here, there = one.get(key), two.get(key)
+        if key not in ignore and here != there:
+            if isinstance(here, dict) and isinstance(there, dict):
+                return f"{key}: {settings_difference(here, there)}"
+            return f"{key} ({_shorten(here)} and {_shorten(there)})"
     return None
 
 

@@ -14,7 +14,8 @@ from drift.menagerie.judge import animal_of
 from drift.recipes import parse_override, read_prompts
 from drift.rewards import check_rewards
 
-JUDGING = ("rewards", "encoders", "judge")  # `judge`: by the Menagerie's ground truth
+# `judge`: by the Menagerie's ground truth; `weights`: of all these judges.
+JUDGING = ("rewards", "encoders", "judge", "weights")
 
 
 def parse_changes(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
