@@ -103,6 +103,10 @@ def gains_table(found: Comparison) -> Table:
     return Table("gains", "Gains over each baseline", header, rows, notes)
 
 
+def p_value(value: float | None) -> str:
+    return "<0.001" if value is not None and value < 0.001 else number(value)
+
+
 def differences_table(found: Comparison) -> Table:
     """Paired differences of last checkpoints over training seeds."""
     header = ["", "Less", "In", "Pairs", "Difference", "p"]
@@ -113,13 +117,13 @@ def differences_table(found: Comparison) -> Table:
             title_of(d.measure),
             str(d.result.seeds),
             Cell(d.result.mean, d.result.low, d.result.high),
-            Cell(d.result.p_value),
+            Cell(d.result.p_value, show=p_value),
         ]
         for d in found.differences
     ]
     notes = [
-        "Last checkpoints, paired by training seed; two-sided paired t-test and its 95 % interval. "
-        "Equal epochs, not equal reward."
+        "Last checkpoints, paired by training seed; two-sided paired t-test and its 95 % interval, "
+        "unless all pairs differ by the same. Equal epochs, not equal reward."
     ]
     return Table("differences", "Differences over training seeds", header, rows, notes)
 

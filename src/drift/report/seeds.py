@@ -7,6 +7,7 @@ two seeds an interval is wide and no test can find much: that is as it should be
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
@@ -32,17 +33,19 @@ class Paired:
     mean: float
     low: float | None
     high: float | None
-    p_value: float | None  # two-sided paired t-test; None for a single pair
+    p_value: float | None  # two-sided paired t-test; None where no spread was seen
 
 
 def paired(ours: Float[Tensor, "S"], theirs: Float[Tensor, "S"]) -> Paired:
-    """Ours less theirs, seed by seed."""
+    """Ours less theirs, seed by seed.
+
+    Without interval and p-value for a single pair, and for pairs that all differ by the same, as
+    shares of few pictures may: their spread is a coincidence, and no measure of what seeds do.
+    """
     gaps = ours.double() - theirs.double()
-    low, high = over_seeds(gaps)
-    p_value = None
-    if len(gaps) > 1:
-        # Equal gaps have no spread: t is infinite, or 0 / 0 where they are all 0.
-        spread, mean = gaps.std().item(), gaps.mean().item()
-        t = mean / (spread / math.sqrt(len(gaps))) if spread else math.inf * mean if mean else 0.0
-        p_value = float(2 * stats.t.sf(abs(t), len(gaps) - 1))
-    return Paired(len(gaps), gaps.mean().item(), low, high, p_value)
+    S, mean = len(gaps), gaps.mean().item()
+    spread = gaps.std().item() if S > 1 else 0.0
+    if spread <= 1e-6 * torch.cat([ours, theirs]).abs().max().item():  # rounding
+        return Paired(S, mean, None, None, None)
+    t = mean / (spread / math.sqrt(S))
+    return Paired(S, mean, *over_seeds(gaps), float(2 * stats.t.sf(abs(t), S - 1)))

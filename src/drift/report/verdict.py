@@ -24,7 +24,7 @@ def number(value: int | float | None) -> str:
     """Three or four digits, with a true minus sign; a dash for nothing."""
     if value is None:
         return "–"
-    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 0.1 else 3
+    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
     return f"{value:z,.{digits}f}".replace("-", "−")
 
 

@@ -110,7 +110,7 @@ def test_the_slider_moves_the_pictures_of_all_methods(visit, two_runs):
     assert [shows(page, model, step, 0) for model, step in enumerate((0, 1, 0))] == [True] * 3
     expect(page.locator("#step")).to_have_attribute("aria-valuetext", "Epoch 1, 80 images")
     beside = page.locator("#models .beside").nth(1)
-    expect(beside).to_have_text(re.compile(r"reward0\.48diversity0\.51coverage4\.98"))
+    expect(beside).to_have_text(re.compile(r"reward0\.48\ddiversity0\.51\dcoverage4\.98"))
     page.keyboard.press("Home")
     expect(page.locator("#when")).to_have_text("Base model")
     assert all(shows(page, model, 0, 0) for model in range(3))

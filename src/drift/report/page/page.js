@@ -29,7 +29,7 @@ function number(value, percent) {
   if (percent) return `${Math.round(100 * value)} %`;
   const size = Math.abs(value);
   if (size && size < 0.001) return value.toExponential(1).replaceAll("-", "−");
-  const digits = size >= 100 ? 0 : size >= 0.1 ? 2 : 3;
+  const digits = size >= 100 ? 0 : size >= 1 ? 2 : 3;
   const options = {minimumFractionDigits: digits, maximumFractionDigits: digits};
   return value.toLocaleString("en-US", options).replace("-", "−");
 }
