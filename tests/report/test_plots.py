@@ -99,10 +99,12 @@ def drawn(arms, tmp_path_factory):
     return plots.draw(figures_of(arms, [gain()], (0.2, 0.8)), out)
 
 
-def test_every_figure_is_written_as_svg_and_pdf_and_grids_as_webp_too(drawn):
+def test_every_figure_is_written_as_svg_and_pdf_and_pixels_as_webp_too(drawn):
     names = ("frontiers", "gains", "contours", "grids", "watch")
     expected = {f"{name}.{kind}" for name in names for kind in ("svg", "pdf")}
-    assert {path.name for path in drawn} == expected | {"grids.webp", "watch.webp"}
+    assert {path.name for path in drawn} == expected | {
+        f"{name}.webp" for name in ("contours", "grids", "watch")
+    }
     assert {path.parent.name for path in drawn} == {"figures"}
     starts = {".svg": b"<?xml", ".pdf": b"%PDF", ".webp": b"RIFF"}
     assert all(path.read_bytes().startswith(starts[path.suffix]) for path in drawn)
@@ -226,6 +228,15 @@ def test_bars_are_percent_and_what_was_not_reached_is_words(arms):
         line.get_ydata() for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1
     ]
     assert np.allclose(whiskers, [[10.0, 40.0]])
+
+
+def test_a_wide_interval_does_not_flatten_the_bars(arms):
+    figure = bars.gain_bars(figures_of(arms, [gain(mean=0.2, low=-5.0, high=0.3)]))
+    drawn = [line for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
+    line, arrow = drawn  # cut at twice the longest bar
+    assert np.allclose(line.get_ydata(), [-40.0, 30.0])
+    assert (arrow.get_marker(), list(arrow.get_ydata())) == ("v", [-40.0])
+    assert figure.axes[0].get_ylim()[0] > -60
 
 
 def test_each_protocol_has_its_panel_and_no_gains_no_figure(arms):

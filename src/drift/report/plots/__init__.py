@@ -19,12 +19,13 @@ from drift.report.plots import bars, contours, frontiers, grids
 from drift.report.plots.style import in_our_style, saved
 
 VECTOR = ("svg", "pdf")
+PICTURES = (*VECTOR, "webp")  # of what is pixels within SVG too
 FIGURES = {  # name of the files -> what draws them, and their formats
     "frontiers": (frontiers.frontiers, VECTOR),
     "gains": (bars.gain_bars, VECTOR),
-    "contours": (contours.contours, VECTOR),
-    "grids": (grids.grids, (*VECTOR, "webp")),
-    "watch": (grids.watch, (*VECTOR, "webp")),
+    "contours": (contours.contours, PICTURES),
+    "grids": (grids.grids, PICTURES),
+    "watch": (grids.watch, PICTURES),
 }
 
 

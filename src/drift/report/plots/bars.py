@@ -12,6 +12,7 @@ from drift.report.gains import AVERAGE, WAYS, At, Gain
 from drift.report.plots.style import INK, SOFT, WIDTH, Look, caption, look, measure_name, plain
 
 SHOWN = ("diversity", "recall", "vendi", "coverage")
+REACH = 2  # an interval is drawn as far as so many times the panel's longest bar
 
 
 def _gained(gain: Gain) -> str:
@@ -22,7 +23,17 @@ def _signed(percent: float) -> str:
     return "0" if abs(percent) < 0.5 else f"{percent:+.0f}".replace("-", "−")
 
 
-def _bar(ax: Axes, x: float, width: float, gain: Gain, look: Look) -> None:
+def _interval(ax: Axes, x: float, low: float, high: float, most: float) -> tuple[float, float]:
+    """A line, with an arrow where it goes on beyond ±`most`; its ends as drawn."""
+    ends = max(low, -most), min(high, most)
+    ax.plot([x, x], ends, color=INK, lw=1, zorder=3)
+    for end, whole, marker in zip(ends, (low, high), "v^", strict=True):
+        if end != whole:
+            ax.plot(x, end, marker, color=INK, ms=3.5, mew=0, zorder=3)
+    return ends
+
+
+def _bar(ax: Axes, x: float, width: float, gain: Gain, look: Look, most: float) -> None:
     """A bar with its number and interval; where nothing was reached, these words instead."""
     if gain.mean is None:
         words = "not reached"
@@ -31,16 +42,15 @@ def _bar(ax: Axes, x: float, width: float, gain: Gain, look: Look) -> None:
         return
     kind = {"color": look.colour, "hatch": look.hatch, "edgecolor": "white", "lw": 0}
     ax.bar(x, 100 * gain.mean, 0.92 * width, **kind, zorder=2)
-    top = bottom = gain.mean
+    top = bottom = 100 * gain.mean
     if gain.low is not None and gain.high is not None:
-        ends = [100 * gain.low, 100 * gain.high]
-        ax.plot([x, x], ends, color=INK, lw=1, zorder=3)
-        top, bottom = max(gain.mean, gain.high), min(gain.mean, gain.low)
+        low, high = _interval(ax, x, 100 * gain.low, 100 * gain.high, most)
+        top, bottom = max(top, high), min(bottom, low)
     rising = gain.mean >= 0
     text = _signed(100 * gain.mean)
     if gain.reached < gain.seeds:
         text = f"{text}\n({gain.reached}/{gain.seeds})"
-    place = 100 * (max(top, 0.0) if rising else min(bottom, 0.0))
+    place = max(top, 0.0) if rising else min(bottom, 0.0)
     kind = {"ha": "center", "va": "bottom" if rising else "top", "fontsize": 6.5}
     ax.annotate(text, (x, place), (0, 2 if rising else -2), textcoords="offset points", **kind)
 
@@ -51,9 +61,10 @@ def _panel(ax: Axes, gains: Sequence[Gain], looks: dict[str, Look]) -> None:
     measures = sorted(listed, key="reward".__eq__)
     baselines = list(dict.fromkeys(gain.baseline for gain in gains))
     width = 0.8 / len(baselines)
+    most = REACH * max(10.0, *(100 * abs(gain.mean or 0.0) for gain in gains))
     for gain in gains:
         shift = (baselines.index(gain.baseline) - (len(baselines) - 1) / 2) * width
-        _bar(ax, measures.index(_gained(gain)) + shift, width, gain, looks[gain.baseline])
+        _bar(ax, measures.index(_gained(gain)) + shift, width, gain, looks[gain.baseline], most)
     ax.axhline(0, color=SOFT, lw=0.8, zorder=3)
     ax.set_xticks(range(len(measures)), [measure_name(m) for m in measures])
     ax.tick_params(axis="x", length=0, labelcolor=INK)
@@ -94,6 +105,7 @@ def gain_bars(compared: Comparison) -> Figure | None:
         "Paper's protocol: our checkpoint that exceeds the baseline's last one least, a lower "
         "bound. Diversity measures: relative gain at equal reward. Reward: relative gain of the "
         f"normalised reward ({plain(compared.scale.reward, 40)}) at equal diversity. Mean over "
-        "training seeds, with its interval; (k/n): only k of n seeds reached the baseline.",
+        "training seeds, with its interval (an arrow: it goes on, see the table); (k/n): only k of "
+        "n seeds reached the baseline.",
     )
     return figure
