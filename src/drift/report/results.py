@@ -37,7 +37,7 @@ def _cells(found: Comparison, arm: Arm | None) -> list[Cell]:
 def table1(found: Comparison) -> Table:
     """Table 1's shape: base model, baselines, ours, and the gains averaged over baselines."""
     header = ["", "Seeds", *map(title_of, (*found.measures, *found.truths))]
-    header += ["Reward, normalised", f"Reward ({found.scale.reward})"]
+    header += ["Reward, normalised", title_of(f"reward/{found.scale.reward}")]
     rows: list[list[Cell | str]] = [["Base model", "", *_cells(found, None)]]
     for arm in (*found.baselines, *found.ours):
         rows.append([arm.label, str(len(arm.runs)), *_cells(found, arm)])
