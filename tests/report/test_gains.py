@@ -1,5 +1,6 @@
 """Gains over baselines and seeds, worked out by hand on made-up evaluations."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,11 @@ def test_the_average_over_baselines_leaves_out_what_was_not_reached():
     mean = averaged([the_gain(drift, grpo), the_gain(drift, ddpo)])
     assert mean.mean == pytest.approx(0.5) and (mean.reached, mean.seeds) == (1, 2)
     assert averaged([the_gain(drift, ddpo)]).mean is None
+    points = {"drift": (0.5, 0.9), "grpo": (0.4, 0.6)}
+    drift, grpo = arms(*(run(m, s, points[m]) for m in points for s in (1, 2)))
+    higher = replace(grpo, runs=(grpo.runs[0], run("grpo", 2, (0.9, 0.6))))
+    mean = averaged([the_gain(drift, grpo), the_gain(drift, higher)])
+    assert (mean.reached, mean.seeds) == (3, 4)  # pairs of runs, or one seed would look like all
 
 
 def test_seeds_without_a_partner_are_refused():

@@ -55,7 +55,7 @@ class Gain:
     mean: float | None  # over the seeds that reach; None: not reached
     low: float | None  # 95 % interval over seeds, where all of several reach
     high: float | None
-    reached: int  # seeds
+    reached: int  # seeds; of an average, those of all baselines
     seeds: int
     checkpoints: int  # of the baseline that are reached, over all seeds
     asked: int
@@ -133,8 +133,8 @@ def averaged(gains: Sequence[Gain]) -> Gain:
         mean=sum(known) / len(known) if known else None,
         low=None,
         high=None,
-        reached=len(known),
-        seeds=len(gains),
+        reached=sum(g.reached for g in gains),
+        seeds=sum(g.seeds for g in gains),
         checkpoints=sum(g.checkpoints for g in gains),
         asked=sum(g.asked for g in gains),
     )

@@ -5,7 +5,7 @@ from drift.report.comparison import Comparison
 from drift.report.gains import WAYS, Gain
 from drift.report.seeds import over_seeds
 from drift.report.tables import Cell, Table, signed_percent
-from drift.report.verdict import number, rewarded_encoders
+from drift.report.verdict import FEWEST_SEEDS, number, rewarded_encoders
 from drift.report.wording import capital, in_words
 
 
@@ -18,7 +18,8 @@ def intervals_over(found: Comparison) -> str:
     seeds = {len(arm.runs) for arm in found.arms}
     if seeds == {1}:
         return "prompts (one training seed, so they say nothing about others)"
-    return f"training seeds and prompts ({'-'.join(map(str, sorted(seeds)))} seeds: too narrow)"
+    narrow = ": too narrow" if min(seeds) < FEWEST_SEEDS else ""
+    return f"training seeds and prompts ({'-'.join(map(str, sorted(seeds)))} seeds{narrow})"
 
 
 def _cells(found: Comparison, arm: Arm | None) -> list[Cell]:
@@ -71,7 +72,7 @@ def _gain_rows(found: Comparison) -> list[list[Cell | str]]:
 def gain_cell(gain: Gain | None) -> Cell:
     """A gain in percent, with the part of the baseline that it is of, where that is not all.
 
-    For "every": of the baseline's checkpoints; else of the seeds, or of an average's baselines.
+    For "every": of the baseline's checkpoints; else of the seeds. Of an average: of all baselines'.
     """
     if gain is None:
         return Cell(None)
@@ -96,8 +97,8 @@ def gains_table(found: Comparison) -> Table:
         f"diversity by {found.encoder}. Paper's protocol: our checkpoint that "
         "exceeds the baseline's last one least. Runs of one training seed are compared with one "
         "another; intervals are over seeds, by Student's t. Nothing is extrapolated: 'not reached' "
-        "is no zero, and an average is over what was reached: 'm of n' of the seeds, of the "
-        "baselines in an average, or of the baseline's checkpoints in the last column."
+        "is no zero, and an average is over what was reached: 'm of n' of the seeds, or of the "
+        "baseline's checkpoints in the last column; in an average, of all baselines'."
     ]
     header = ["", "Over", "Gain", "In", *(words.capitalize() for words in WAYS.values())]
     return Table("gains", "Gains over each baseline", header, rows, notes)

@@ -18,6 +18,7 @@ from drift.functional.pareto import frontier
 from drift.report.arms import Arm
 
 FEWEST_PROMPTS = 5  # with fewer, no difference is claimed
+FEWEST_SEEDS = 5  # with fewer, it is called a lead
 
 
 def number(value: int | float | None) -> str:
@@ -171,7 +172,7 @@ def cautions(arms: Sequence[Arm]) -> list[str]:
             "Each method was trained once: another training seed may change the order. "
             "The intervals here are over prompts only."
         )
-    elif min(seeds) < 5:
+    elif min(seeds) < FEWEST_SEEDS:
         found.append(
             f"Each method was trained with {min(seeds)} seeds"
             f"{'' if min(seeds) == max(seeds) else f' to {max(seeds)}'}: intervals over so few "

@@ -285,6 +285,10 @@ def test_on_a_phone(visit, two_runs):
     page.locator("#step").fill("1")
     assert shows(page, 1, 1, 0)
     page.locator("#frontier circle.dot").nth(4).tap()  # DRIFT's last, which lies over GRPO's
+    tip, chart = page.locator("#frontier .tip"), page.locator("#frontier svg")
+    expect(tip).to_contain_text("DRIFT")
+    below = chart.bounding_box()["y"] + chart.bounding_box()["height"]
+    assert tip.bounding_box()["y"] >= below  # and hides nothing of the chart
     expect(page.locator("#when b")).to_have_text("Epoch 2")
     page.set_viewport_size({"width": 740, "height": 360})
     expect(page.locator("#frontier svg")).to_have_attribute("viewBox", re.compile("^0 0 6[0-9]{2}"))
