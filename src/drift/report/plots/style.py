@@ -22,6 +22,7 @@ HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----", "||||", "++++")
 WIDTH = 7.2  # inches: the text width of a page
 LOOK = {
     "font.size": 8.5,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],  # SVG repeats the list at every text
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
@@ -45,9 +46,9 @@ LOOK = {
     "svg.fonttype": "none",
     "svg.hashsalt": "drift",  # or the ids in it would be random
     "pdf.fonttype": 42,
-    "savefig.dpi": 200,  # of WebP, and of what is rasterised within SVG and PDF
 }
 # Neither the time nor anything else that changes from one writing to the next.
+DPI = {"svg": 200, "pdf": 200, "webp": 150}  # of what is pixels; WebP is for screens
 METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "webp": None}
 
 
@@ -84,7 +85,7 @@ def _as_jpeg(found: re.Match) -> str:
 def saved(figure: Figure, path: Path) -> Path:
     """Write it in the format that the name ends on."""
     kind = path.suffix[1:]
-    figure.savefig(path, facecolor=PAPER, metadata=METADATA[kind])
+    figure.savefig(path, facecolor=PAPER, dpi=DPI[kind], metadata=METADATA[kind])
     if kind == "svg":  # matplotlib knows only PNG
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)", _as_jpeg, text)
