@@ -110,7 +110,9 @@ def test_the_slider_moves_the_pictures_of_all_methods(visit, two_runs):
     assert [shows(page, model, step, 0) for model, step in enumerate((0, 1, 0))] == [True] * 3
     expect(page.locator("#step")).to_have_attribute("aria-valuetext", "Epoch 1, 80 images")
     beside = page.locator("#models .beside").nth(1)
-    expect(beside).to_have_text(re.compile(r"reward0\.48\ddiversity0\.51\dcoverage4\.98"))
+    expect(beside).to_have_text(
+        re.compile(r"reward0\.480diversity0\.510ground-truth coverage4\.98")
+    )
     page.keyboard.press("Home")
     expect(page.locator("#when")).to_have_text("Base model")
     assert all(shows(page, model, 0, 0) for model in range(3))
@@ -182,7 +184,7 @@ def test_points_are_told_and_lead_to_their_step(visit, two_runs):
     tip, dots = page.locator("#frontier .tip"), page.locator("#frontier circle.dot")
     dots.nth(1).hover()
     expect(tip).to_contain_text("GRPO, epoch 1, 80 images")
-    expect(tip).to_contain_text("reward, pickscore-tiny: 0.50 (95 %: 0.49 to 0.51)")
+    expect(tip).to_contain_text("reward, pickscore-tiny: 0.500 (95 %: 0.488 to 0.512)")
     expect(page.locator("#frontier .halo")).to_have_count(2)
     dots.nth(1).click()
     assert moving(page) == {"when": "Epoch 1", "step": "1"}
@@ -286,6 +288,7 @@ def test_on_a_phone(visit, two_runs):
     assert shows(page, 1, 1, 0)
     page.locator("#frontier circle.dot").nth(4).tap()  # DRIFT's last, which lies over GRPO's
     tip, chart = page.locator("#frontier .tip"), page.locator("#frontier svg")
+    expect(page.locator("#curve2 .tip")).to_be_visible()  # its hint keeps the place
     expect(tip).to_contain_text("DRIFT")
     below = chart.bounding_box()["y"] + chart.bounding_box()["height"]
     assert tip.bounding_box()["y"] >= below  # and hides nothing of the chart
@@ -338,9 +341,12 @@ def test_runs_without_metrics_are_shown(visit, tmp_path):
         ("range([2, 2], 0.1)", [1, 3]),
         ("paretoFront([{x: 2, y: 1}, {x: 1, y: 2}, {x: 1, y: 1}]).map(p => p.x)", [1, 2]),
         ("[null, 0.0123, -0.8, 1.234, 12.34, 1234.5, 0, 0.00012].map(v => number(v))",
-         ["–", "0.012", "−0.80", "1.23", "12.34", "1,235", "0.000", "1.2e−4"]),
+         ["–", "0.012", "−0.800", "1.23", "12.34", "1,235", "0.000", "1.2e−4"]),
         ("[number(0.876, true), tickText(0.5, true), tickText(-20000)]", ["88 %", "50 %", "−20k"]),
         ("[reached([0, 5, 9], 8), reached([5], 1)]", [1, -1]),
+        ("shortened(['DRIFT', 'DRIFT-CONTRASTED', 'DRIFT-RANDOM'], 6)",
+         ["DRIFT", "…ASTED", "…ANDOM"]),
+        ("shortened(['a long name', 'another name'], 6)", ["a lon…", "anoth…"]),
     ],
 )  # fmt: skip
 def test_functions_by_hand(visit, two_runs, call, expected):

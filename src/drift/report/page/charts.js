@@ -104,13 +104,22 @@ function drawInterval(svg, {x, y, xs, ys}, css, inside) {
   if (ys?.[1] != null) svg.append(path([inside({x, y: ys[1]}), inside({x, y: ys[2]})], `interval ${css}`));
 }
 
+// Names of at most so many letters, without their ends, or where that made two alike, without their
+// beginnings.
+function shortened(names, most) {
+  const short = names.map((name) => shorten(name, most));
+  const twice = new Set(short.filter((name, k) => short.indexOf(name) < k));
+  return short.map((name, k) => (twice.has(name) ? `…${names[k].slice(1 - most)}` : name));
+}
+
 // The lines' names beside their last points, moved apart where they would overlap.
 function drawNames(svg, box, lines, most) {
+  const names = shortened(lines.map((line) => line.label), most);
   const ends = lines.map((line) => line.points.at(-1));
   const heights = spread(ends.map((p) => p.top), 15, box.top + 6, box.bottom);
   lines.forEach((line, k) => {
     const at = {class: `label c${line.colour}`, x: ends[k].left + 13, y: heights[k] + 4};
-    svg.append(shape("text", at, shorten(line.label, most)));
+    svg.append(shape("text", at, names[k]));
   });
 }
 

@@ -176,6 +176,8 @@ function start() {
 
   const pictured = film.prompts.map((p, k) => [data.prompts[p], k]);
   menu(find("prompt"), pictured, 0, (value) => choosePrompt(+value));
+  find("prompt").closest(".choice").hidden = false; // it also tells which prompt it is
+  find("previous").hidden = find("next").hidden = pictured.length < 2;
   find("previous").addEventListener("click", () => choosePrompt(state.prompt - 1));
   find("next").addEventListener("click", () => choosePrompt(state.prompt + 1));
   menu(find("seed"), seeds.map((seed) => [seed, seed]), state.seed, (value) => {
