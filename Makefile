@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## run the demonstration on the embedded world
 	$(BIN)/drift demo $(ARGS)
 
-test: $(STAMP) ## run the tests; ARGS='-m slow' for the slow ones
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests, a process for each core; ARGS='-m slow' for the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 browser: $(STAMP) ## test the report in a Chromium, which the system must have
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
