@@ -89,26 +89,29 @@ def course(arm: Arm, reward: str, encoder: str) -> str:
 
 def headline(one: Arm, two: Arm, reward: str, encoder: str) -> str:
     """Which of two arms is ahead on reward and diversity, in one sentence."""
-    more = [
-        direction(gaps(two, one, name)) for name in (f"reward/{reward}", f"diversity/{encoder}")
-    ]
+    apart = [gaps(two, one, name) for name in (f"reward/{reward}", f"diversity/{encoder}")]
+    more, sides = [direction(g) for g in apart], [_side(g) for g in apart]
     first, second = two.label, one.label
     if sum(more) < 0 or (sum(more) == 0 and more[1] < 0):
-        more, first, second = [-m for m in more], second, first
-    sentences = {
-        (1, 1): "{0} is ahead on both: a higher reward and more diverse pictures than {1}.",
-        (
-            0,
-            1,
-        ): "{0} draws more diverse pictures than {1}, at a reward that is not clearly different.",
-        (
-            1,
-            0,
-        ): "{0} reaches a higher reward than {1}, at a diversity that is not clearly different.",
-        (-1, 1): "A trade-off: {0} draws more diverse pictures than {1}, but at a lower reward.",
-        (0, 0): "No clear difference between {1} and {0}, in reward or in diversity.",
-    }
-    return sentences[more[0], more[1]].format(first, second)
+        more, sides, first, second = [-m for m in more], [-s for s in sides], second, first
+    reward_side, diversity_side = (("different", "higher", "lower")[side] for side in sides)
+    return {
+        (1, 1): f"{first} is ahead on both: a higher reward and more diverse pictures "
+        f"than {second}.",
+        (0, 1): f"{first} draws more diverse pictures than {second}, at a reward that is not "
+        f"clearly {reward_side}.",
+        (1, 0): f"{first} reaches a higher reward than {second}, at a diversity that is not "
+        f"clearly {diversity_side}.",
+        (-1, 1): f"A trade-off: {first} draws more diverse pictures than {second}, but at a "
+        "lower reward.",
+        (0, 0): f"No clear difference between {second} and {first}, in reward or in diversity.",
+    }[more[0], more[1]]
+
+
+def _side(gaps: Float[Tensor, "S P"] | None) -> int:
+    """To which side a difference leans, clear or not."""
+    mean = 0.0 if gaps is None else gaps.nanmean().item()
+    return (mean > 0) - (mean < 0)
 
 
 def _summary(arms: Sequence[Arm], reward: str, encoder: str) -> str:
