@@ -15,9 +15,14 @@ def checksum(path: Path, advance: Callable[[int], object] = int) -> str:
     return digest.hexdigest()
 
 
+def joint(named: Iterable[tuple[str, str]]) -> str:
+    """One checksum of files with these (name, checksum), in this order."""
+    total = hashlib.sha256()
+    for name, digest in named:
+        total.update(f"{name} {digest}\n".encode())
+    return total.hexdigest()
+
+
 def joint_checksum(paths: Iterable[Path]) -> str:
     """One checksum over files, by name and content, in order of their paths."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(f"{path.name} {checksum(path)}\n".encode())
-    return total.hexdigest()
+    return joint((path.name, checksum(path)) for path in sorted(paths))

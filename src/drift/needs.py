@@ -4,7 +4,6 @@
 go on with others is refused; `drift evaluate` records its judges', and judges anew by others.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from drift import hub
-from drift.checksums import checksum
+from drift.checksums import checksum, joint
 from drift.config import OWN_FEATURES, TrainConfig
 from drift.encoders import find_encoder
 from drift.errors import UserError
@@ -105,11 +104,11 @@ def record_judges(config: TrainConfig, hashes: dict[Path, str]) -> dict[str, str
     used = [*map(_place, _list_judges(rewards, encoders, config.model.name)), *_functions(rewards)]
     files = {file.resolve() for *_, files in used for file in files.values()}
     hashes |= _checksums(files - hashes.keys())
-    told: dict[str, str] = {}
+    named: dict[str, list[tuple[str, str]]] = {}
     for role, _, _, files in used:
         for name, place in sorted(files.items()):
-            told[role] = told.get(role, "") + f"{name} {hashes[place.resolve()]}\n"
-    return {role: hashlib.sha256(lines.encode()).hexdigest() for role, lines in told.items()}
+            named.setdefault(role, []).append((name, hashes[place.resolve()]))
+    return {role: joint(pairs) for role, pairs in named.items()}
 
 
 Used = tuple[str, str, Path | None, dict[str, Path]]  # role, name, where it lies, its files

@@ -32,7 +32,7 @@ def parse_changes(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[
 
 
 def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
-    """All that decides the figures besides the weights; equal settings are not evaluated twice.
+    """All that decides the figures besides weights; equal settings are not evaluated twice.
 
     `probed`: whether the Menagerie's probe is here, to judge prompts that name its animals.
     """

@@ -6,11 +6,7 @@ from drift.report.gains import WAYS, Gain
 from drift.report.seeds import over_seeds
 from drift.report.tables import Cell, Table, signed_percent
 from drift.report.verdict import FEWEST_SEEDS, number, rewarded_encoders
-from drift.report.wording import capital, in_words
-
-
-def title_of(figure: str) -> str:
-    return capital(in_words(figure))
+from drift.report.wording import capital, title_of
 
 
 def intervals_over(found: Comparison) -> str:
@@ -100,7 +96,7 @@ def gains_table(found: Comparison) -> Table:
         "is no zero, and an average is over what was reached: 'm of n' of the seeds, or of the "
         "baseline's checkpoints in the last column; in an average, of all baselines'."
     ]
-    header = ["", "Over", "Gain", "In", *(words.capitalize() for words in WAYS.values())]
+    header = ["", "Over", "Gain", "In", *map(capital, WAYS.values())]
     return Table("gains", "Gains over each baseline", header, rows, notes)
 
 

@@ -40,6 +40,11 @@ def in_words(figure: str) -> str:
     return wording(figure).text + (f", {judge}" if judge else "")
 
 
+def title_of(figure: str) -> str:
+    """ "diversity/clip-tiny" as "Diversity, clip-tiny"."""
+    return capital(in_words(figure))
+
+
 def capital(text: str) -> str:
     """With a great first letter, and the others as they are."""
     return text[:1].upper() + text[1:]

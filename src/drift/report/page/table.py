@@ -7,7 +7,7 @@ from typing import Any
 from drift.menagerie.judge import taste_name
 from drift.report.arms import Arm
 from drift.report.verdict import judging_reward, number, rewarded_encoders
-from drift.report.wording import GAINED, capital, in_words, wording
+from drift.report.wording import GAINED, title_of, wording
 from drift.reward_names import parse
 
 
@@ -53,7 +53,7 @@ def _row(arms: Sequence[Arm], name: str, note: str, title: str = "") -> list[Row
     share = wording(name).share
     whole = None if share or not base or name.partition("/")[0] in GAINED else base["mean"]
     cells = [_cell(base, share, None), *(_cell(other, share, whole) for other in others)]
-    return [Row(title or capital(in_words(name)), note, cells)]
+    return [Row(title or title_of(name), note, cells)]
 
 
 def reward_rows(arms: Sequence[Arm]) -> list[Row]:
@@ -76,11 +76,10 @@ def encoder_rows(arms: Sequence[Arm], name: str) -> list[Row]:
         "recall": "share of the base model's pictures still within reach",
         "precision": "share of pictures that lie where the base model draws",
     }
-    titles = {kind: capital(wording(kind).text) for kind in listed}
     return [
         row
         for kind, note in listed.items()
-        for row in _row(arms, f"{kind}/{name}", note, titles[kind])
+        for row in _row(arms, f"{kind}/{name}", note, title_of(kind))
     ]
 
 
