@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import published
-from drift.policy import pick_device
 from drift.recipes import load_recipe
-from drift.tracking import read_metrics
-from drift.train import train
+from drift.training.loop import train
+from drift.training.policy import pick_device
+from drift.training.tracking import read_metrics
 
 GIB = 2**30
 EPOCHS = 2

@@ -21,13 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks import published
 from drift.config import TrainConfig
 from drift.encoders.dreamsim import DreamSim
-from drift.memory import peak_memory
 from drift.models.stable_diffusion import StableDiffusion
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
-from drift.plan import SHARE, plan, read_size, sizes, stages
-from drift.policy import make_trainable
 from drift.recipes import load_recipe
 from drift.rewards.clip_score import ClipScore
+from drift.training.memory import peak_memory
+from drift.training.plan import SHARE, plan, read_size, sizes, stages
+from drift.training.policy import make_trainable
 
 GB, GIB = 10**9, 2**30
 CONTEXT = 0.6 * GB  # that CUDA itself takes of a card, about; not measured here

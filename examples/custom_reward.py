@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.rewards import load_reward
-from drift.scoring import score
+from drift.training.scoring import score
 
 
 def warmth(images: Float[Tensor, "N 3 H W"], prompts: list[str]) -> Float[Tensor, "N"]:

@@ -22,18 +22,18 @@ from torch import Tensor
 
 from drift.config import EvaluateConfig, load_run_config
 from drift.encoders import load_encoder
+from drift.files.hub import SHIPPED
 from drift.functional.diversity import mean_pairwise_distance
 from drift.functional.intervals import bootstrap_interval
-from drift.hub import SHIPPED
 from drift.menagerie.probe import Reading, load_probe, read
 from drift.methods.parts import CleanPrompt
 from drift.models import load_model
 from drift.models.stable_diffusion import PLACES
-from drift.policy import load_policy, put_weights
 from drift.recipes import read_prompts
-from drift.rollout import late_features, rollout
-from drift.runs import choose_checkpoints
-from drift.scoring import embed
+from drift.training.policy import load_policy, put_weights
+from drift.training.rollout import late_features, rollout
+from drift.training.runs import choose_checkpoints
+from drift.training.scoring import embed
 from drift.types import PolicyModel, Rollout
 
 JUDGES = ("dreamsim-tiny", "clip-tiny")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from drift.config import to_yaml
-from drift.judging.measures import summarise, whole
+from drift.evaluation.measures import summarise, whole
 from drift.recipes import load_recipe
-from drift.runs import FORMAT, evaluation_folder
+from drift.training.runs import FORMAT, evaluation_folder
 
 PROMPTS = ["a fox", "a cat", "a bee", '<script>alert("x")</script>', "<img src=http://e.vil/>"]
 SETTINGS = {

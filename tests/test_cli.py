@@ -8,7 +8,7 @@ import pytest
 from drift.cli import COMMANDS, main
 from drift.cli.arguments import EVALUATION
 from drift.config import EvaluateConfig
-from drift.tracking import read_metrics
+from drift.training.tracking import read_metrics
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -78,7 +78,8 @@ def test_overrides_may_stand_on_either_side_of_options(capsys):
 def test_folders_and_overrides_of_an_evaluation_are_told_apart(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "drift.evaluate.evaluate", lambda targets, **given: seen.append((targets, given)) or []
+        "drift.evaluation.evaluate.evaluate",
+        lambda targets, **given: seen.append((targets, given)) or [],
     )
     before = ["evaluate", "runs/one", "seed=3", "--encoders", "vae,clip-tiny", "./steps=20"]
     after = ["--share", "2/2", "runs/lr=1e-3", "evaluation.eta=0", "--prompts-count", "4"]

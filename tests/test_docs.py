@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drift.encoders import ENCODERS
-from drift.hub import SHIPPED, Weights, is_url
+from drift.files.hub import SHIPPED, Weights, is_url
 from drift.models import PUBLISHED, model_weights
 from drift.rewards import REWARDS
 

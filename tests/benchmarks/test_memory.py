@@ -3,10 +3,10 @@ import torch
 
 from benchmarks import published
 from benchmarks.memory import GIB, cuda_autocast, fit_card, imagine
-from drift.memory import peak_memory
 from drift.models.stable_diffusion import StableDiffusion
-from drift.plan import sizes, stages
-from drift.policy import make_trainable
+from drift.training.memory import peak_memory
+from drift.training.plan import sizes, stages
+from drift.training.policy import make_trainable
 
 SMALL = ["sampling.steps=4", "model.dtype=float32"]
 

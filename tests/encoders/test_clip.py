@@ -7,9 +7,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from drift.encoders.clip import load
 from drift.encoders.open_clip import infer
+from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
 from drift.pixels import CLIP_MEAN, CLIP_STD
-from drift.vit import VisionTransformer
 from tests.encoders.conftest import SPOILT
 
 

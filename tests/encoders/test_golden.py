@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from drift.encoders import clip, dino, dreamsim, dreamsim_release, open_clip
-from drift.vit import VisionTransformer
+from drift.encoders.vit import VisionTransformer
 from tests.golden.pictures import pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"

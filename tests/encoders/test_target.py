@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drift.menagerie.pictures import Attributes
-from drift.pretrain.encoder import WEIGHTS, batch_indices, mirror, target
+from drift.menagerie.pretrain.encoder import WEIGHTS, batch_indices, mirror, target
 
 PLAIN = {"animal": 0, "style": 0, "variant": 0, "scene": 0, "facing": 0, "size": 0.6}
 

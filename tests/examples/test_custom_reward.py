@@ -1,8 +1,9 @@
-from drift.recipes import load_recipe
-from drift.tracking import read_metrics
-from drift.train import train
-from examples import custom_reward
 from tests.test_train import SMALL
+
+from drift.recipes import load_recipe
+from drift.training.loop import train
+from drift.training.tracking import read_metrics
+from examples import custom_reward
 
 
 def test_the_page_runs(capsys):

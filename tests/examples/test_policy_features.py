@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drift.recipes import load_recipe
-from drift.train import train
+from drift.training.loop import train
 from examples.policy_features import auc, course, ranks, spearman, table
 
 SMALL = [

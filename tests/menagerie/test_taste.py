@@ -6,10 +6,10 @@ import torch
 
 from drift.menagerie.animals import FACINGS, STYLES
 from drift.menagerie.pictures import Attributes
+from drift.menagerie.pretrain.augment import blur, noise
 from drift.menagerie.probe import HEADS, Reading
 from drift.menagerie.scenes import SCENES
 from drift.menagerie.taste import HPSV2, PICKSCORE, Taste, best_modes, cleanness, utility
-from drift.pretrain.augment import blur, noise
 
 TASTES = pytest.mark.parametrize("taste", (PICKSCORE, HPSV2), ids=("pickscore", "hpsv2"))
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from drift.errors import UserError
-from drift.judging.measures import summarise, whole
+from drift.evaluation.measures import summarise, whole
 from drift.recipes import load_recipe
 from drift.report import plots
 from drift.report.arms import Compared, group
@@ -22,7 +22,7 @@ from drift.report.comparison import comparison
 from drift.report.gains import Gain, Scale
 from drift.report.plots import bars, contours, frontiers, grids, style
 from drift.report.plots.style import plain
-from drift.runs import evaluation_folder
+from drift.training.runs import evaluation_folder
 
 PROMPTS = ["a fox", "a $5 cat & <b>dog</b>", "a bee\nand\x00 a cow", "a wolf " * 30, "an ant"]
 

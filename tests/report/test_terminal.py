@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from drift.config import to_yaml
-from drift.judging.measures import summarise, whole
+from drift.evaluation.measures import summarise, whole
 from drift.recipes import load_recipe
 from drift.report.terminal import cell, closing_table, mean_figures
-from drift.runs import FORMAT, evaluation_folder
+from drift.training.runs import FORMAT, evaluation_folder
 
 SETTINGS = {
     "prompts": ["a fox", "a cat", "a bee"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from drift.pretrain.clip import save_open_clip, save_transformers
+from drift.menagerie.pretrain.clip import save_open_clip, save_transformers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rewards"
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from drift.errors import UserError
+from drift.files.weights import fit_weights
 from drift.rewards import aesthetic
 from drift.rewards.head import Head
-from drift.weights import fit_weights
 
 NAME = "sac+logos+ava1-l14-linearMSE.pth"
 

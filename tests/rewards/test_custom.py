@@ -4,7 +4,7 @@ import torch
 from drift.errors import UserError
 from drift.rewards import load_reward
 from drift.rewards.custom import source_file
-from drift.scoring import score
+from drift.training.scoring import score
 
 MODULE = """
 import torch

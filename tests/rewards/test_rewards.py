@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from drift.errors import UserError
-from drift.hub import locate
+from drift.files.hub import locate
 from drift.rewards import REWARDS, load_reward, pickscore
 
 

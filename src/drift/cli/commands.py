@@ -13,7 +13,7 @@ OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name t
 
 def train(args: argparse.Namespace) -> None:
     from drift.recipes import load_recipe
-    from drift.train import train
+    from drift.training.loop import train
 
     config = load_recipe(args.recipe, args.overrides)
     run = train(config, resume=args.resume, progress=not args.quiet)
@@ -21,8 +21,8 @@ def train(args: argparse.Namespace) -> None:
 
 
 def fetch(args: argparse.Namespace) -> None:
-    from drift.fetch import fetch
     from drift.recipes import load_recipe
+    from drift.training.fetch import fetch
 
     failed = fetch(load_recipe(args.recipe, args.overrides), dry_run=args.list)
     if failed:
@@ -30,15 +30,15 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
-    from drift.doctor import examine
     from drift.recipes import load_recipe
+    from drift.training.doctor import examine
 
     if not examine(load_recipe(args.recipe, args.overrides)):
         raise UserError("this run could not start; see above")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from drift.evaluate import evaluate, parse_share
+    from drift.evaluation.evaluate import evaluate, parse_share
     from drift.report.terminal import closing_table
 
     named = [*args.targets, *args.overrides]
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from drift.compare import compare
+    from drift.report.compare import compare
 
     page = compare(
         args.runs, args.out, args.baseline, figures=args.figures, page_size=args.page_size
@@ -68,7 +68,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from drift.generate import generate
+    from drift.evaluation.generate import generate
 
     written = generate(
         args.target,
@@ -84,27 +84,27 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from drift.export import export
+    from drift.evaluation.export import export
 
     written = export(args.run_folder, args.out, checkpoint=args.checkpoint, half=args.half)
     print(f"wrote {written}")
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    from drift.pretrain.run import pretrain
+    from drift.menagerie.pretrain.run import pretrain
 
     for part in args.parts:
         pretrain(part, work=args.work, out=args.out, scale=args.scale, base=args.base)
 
 
 def demo(args: argparse.Namespace) -> None:
-    from drift.demo import demo
+    from drift.studies.demo import demo
 
     print(f"open {demo(args.out, args.overrides)}")
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    from drift.reproduce import reproduce
+    from drift.studies.reproduce import reproduce
 
     for page in reproduce(
         args.study,

@@ -64,7 +64,7 @@ class SamplingConfig:
     """How rollouts are drawn: DDIM in its SDE form.
 
     Batch sizes, `optimizer.micro_batch_size` too, change results by rounding only, and are no more
-    than fit into memory (`drift.plan`); 0 is as many as fit.
+    than fit into memory (`drift.training.plan`); 0 is as many as fit.
     """
 
     steps: int = 50  # T, Table 2

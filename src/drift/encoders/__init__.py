@@ -6,7 +6,7 @@ from functools import partial
 from drift.encoders import clip, dino, dreamsim, vae
 from drift.encoders.dreamsim_release import fallbacks_of, weights_of
 from drift.errors import UserError
-from drift.hub import Part, Weights, locate
+from drift.files.hub import Part, Weights, locate
 from drift.types import ImageEncoder
 
 POLICY = "the policy's own model"  # in place of weights: config.model.name

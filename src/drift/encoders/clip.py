@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from drift.encoders import open_clip
 from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
-from drift.hub import Weights
+from drift.files.hub import Weights
+from drift.files.weights import read_json
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, in_chunks, normalise
-from drift.weights import read_json
 
 # The .bin is sure to be there, and is read without unpickling; a folder's safetensors come first.
 B32 = Weights("openai/clip-vit-base-patch32", ("config.json", "pytorch_model.bin"), "605 MB", "MIT")

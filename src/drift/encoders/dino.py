@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from drift.encoders.dreamsim_release import DINO_WEIGHTS
 from drift.encoders.open_clip import infer
 from drift.encoders.pretrained import load_pretrained
+from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
-from drift.hub import Weights
+from drift.files.hub import Weights
+from drift.files.weights import fit_weights, read_weights
 from drift.pixels import IMAGENET_MEAN, IMAGENET_STD, crop, in_chunks, normalise
-from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_weights
 
 WEIGHTS = DINO_WEIGHTS
 V2_WEIGHTS = Weights(

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.encoders import dreamsim_release
+from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
+from drift.files.weights import fit_weights, read_weights
 from drift.pixels import in_chunks, normalise, squash
-from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_weights
 
 
 class Branch(nn.Module):

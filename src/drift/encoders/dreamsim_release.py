@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Fallback, Weights, locate
+from drift.files.hub import Fallback, Weights, locate
+from drift.files.weights import read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from drift.weights import read_weights
 
 DINO_FILE = "dino_vitbase16_pretrain.pth"
 DINO_WEIGHTS = Weights(

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
+from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD
-from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_json, read_weights
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG = "open_clip_config.json"

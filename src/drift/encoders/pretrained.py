@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from drift.errors import UserError
-from drift.weights import refuse_misfits
+from drift.files.weights import refuse_misfits
 
 
 def load_pretrained(kind: Any, folder: Path, **options) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from drift.errors import UserError
-from drift.hub import cache_folder
+from drift.files.hub import cache_folder
 from drift.menagerie.animals import STYLES, VARIANTS
 
 PACKAGES = {

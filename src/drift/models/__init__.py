@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drift.errors import UserError
-from drift.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
+from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
 from drift.types import PolicyModel
 
 

@@ -25,9 +25,9 @@ from torch.nn import Module, Parameter
 from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
+from drift.files.weights import fit_weights, read_weights
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule, TextEmbeds
-from drift.weights import fit_weights, read_weights
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()

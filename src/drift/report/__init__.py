@@ -1,1 +1,5 @@
-"""What evaluations say together: arms over seeds, gains, the verdict, tables, figures, the page."""
+"""What evaluations say together: gains, verdict, tables, plots and the page.
+
+In: run folders with evaluations. Out: tables, figures and report.html. Start reading at
+`compare.compare`.
+"""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from drift.costs import Cost, cost
 from drift.menagerie.judge import taste_name
 from drift.report.arms import Arm, Compared
 from drift.report.gains import (
@@ -19,6 +18,7 @@ from drift.report.gains import (
 )
 from drift.report.verdict import judging_encoder, judging_reward, rewarded_encoders, verdict
 from drift.reward_names import parse
+from drift.training.costs import Cost, cost
 
 
 @dataclass(frozen=True)

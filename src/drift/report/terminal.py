@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drift import runs
 from drift.config import TrainConfig, load_run_config
 from drift.functional.intervals import crossed_interval
 from drift.report.arms import first_unique, identity
 from drift.report.verdict import number
 from drift.report.wording import in_words, wording
+from drift.training import runs
 
 # Figures by the first part of their names, in the order shown.
 OF_MODELS = ("reward", "gold", "right_animal", "coverage")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from drift.errors import UserError
-from drift.hub import Part, Weights, is_url, locate
+from drift.files.hub import Part, Weights, is_url, locate
 from drift.reward_names import parse
 from drift.rewards import aesthetic, clip, custom, hpsv2, imagereward, jpeg, pickscore, remote
 from drift.rewards.clip_score import CLIP_TOKENIZER

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Weights
+from drift.files.hub import Weights
+from drift.files.weights import fit_weights, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
     check_pairs,
@@ -24,7 +25,6 @@ from drift.rewards.clip_score import (
     load_clip,
 )
 from drift.rewards.head import Head, infer_widths
-from drift.weights import fit_weights, read_weights
 
 FILE = "sac+logos+ava1-l14-linearMSE.pth"
 WEIGHTS = Weights(

@@ -8,7 +8,7 @@ transformers': shortest side, centre crop, on float tensors.
 
 from pathlib import Path
 
-from drift.hub import Weights
+from drift.files.hub import Weights
 from drift.rewards.clip_score import (
     CLIP_FILES,
     ClipScore,

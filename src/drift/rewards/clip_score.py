@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Fallback, Weights, locate
+from drift.files.hub import Fallback, Weights, locate
+from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
-from drift.weights import fit_weights, read_json, read_weights
 
 CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
 CLIP_TOKENIZER = Fallback(  # the same in every published CLIP

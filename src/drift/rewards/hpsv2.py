@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.hub import Weights
+from drift.files.hub import Weights
+from drift.files.weights import fit_weights, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, normalise, resize
 from drift.rewards.clip_score import (
     ClipScore,
     load_tokenizer,
     require,
 )
-from drift.weights import fit_weights, read_weights
 
 WEIGHTS = Weights("xswu/HPSv2", ("HPS_v2_compressed.pt",), "2.0 GB", "Apache-2.0")
 WEIGHTS_V21 = Weights("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), "2.0 GB", "Apache-2.0")

@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
-from drift.hub import Fallback, Weights
+from drift.files.hub import Fallback, Weights
+from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 from drift.rewards.clip_score import (
     check_pairs,
@@ -24,8 +26,6 @@ from drift.rewards.clip_score import (
     require,
 )
 from drift.rewards.head import Head, infer_widths
-from drift.vit import VisionTransformer
-from drift.weights import fit_weights, read_json, read_weights
 
 WEIGHTS = Weights(
     "zai-org/ImageReward", ("ImageReward.pt", "med_config.json"), "1.8 GB", "Apache-2.0"

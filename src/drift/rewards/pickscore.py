@@ -6,7 +6,7 @@ published ViT-H/14 lie roughly between 15 and 26. Preprocessing is transformers'
 
 from pathlib import Path
 
-from drift.hub import Weights
+from drift.files.hub import Weights
 from drift.rewards.clip_score import (
     CLIP_FILES,
     ClipScore,

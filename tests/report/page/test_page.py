@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drift.compare import compare
+from drift.report.compare import compare
 from tests.fake_runs import PROMPTS, make_run
 
 pytestmark = pytest.mark.browser

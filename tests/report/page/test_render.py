@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from drift.compare import compare
 from drift.config import to_yaml
-from drift.judging.measures import summarise
+from drift.evaluation.measures import summarise
 from drift.menagerie.scenes import PAINTERS
 from drift.recipes import load_recipe
 from drift.report.arms import Arm
+from drift.report.compare import compare
 from drift.report.page.render import describe_environment, settings
 from tests.fake_runs import PROMPTS, SETTINGS, make_run, write_evaluation
 from tests.report.page.test_payload import run

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from drift.evaluation.sheets import spread_out, webp
 from drift.report.arms import Compared
-from drift.sheets import spread_out, webp
 
 COLUMNS, PICTURES = 4, 8  # of one model under one prompt
 MOST_STEPS = 60  # of a run; twice as many of the largest tiles would pass WebP's 16,383 pixels

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from drift.evaluation.sheets import spread_out
 from drift.report.arms import Compared
 from drift.report.comparison import Comparison
 from drift.report.plots.style import BASE, INK, RULE, SOFT, WIDTH, caption, look, plain
 from drift.report.verdict import number
-from drift.sheets import spread_out
 
 COLUMNS = 5  # steps shown
 CELLS = 100  # of the density's grid, along each axis

@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from drift.evaluation.sheets import GAP, block, spread_out
 from drift.report.comparison import Comparison
 from drift.report.plots.style import BASE, INK, SOFT, WIDTH, look, plain
-from drift.sheets import GAP, block, spread_out
 
 ROWS, STEPS = 4, 6  # prompts of `grids`; steps of `watch`
 TILES = (96, 80, 64, 60)  # pixels of a picture: the largest whose sheet is within the budget

@@ -1,0 +1,84 @@
+"""Pictures of an evaluation on their way: chunks of prompts, drawn and kept one by one.
+
+A chunk is there whole or not at all: it is written under another name, synced and renamed. So what
+was interrupted goes on with the chunks that are missing, and processes that see the same folder
+share the work. The folder's name tells what the pictures are of, so that a leftover of other
+settings or weights is never taken for them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drift.evaluation.measures import Pixels
+from drift.evaluation.settings import JUDGING
+
+IMAGES = 40  # about as many in a chunk, whole prompts; an interruption costs no more
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The pictures for one evaluation, `images` of each of `prompts`; `folder` may not exist yet.
+
+    What a chunk holds does not depend on the batch size or on who draws it.
+    """
+
+    folder: Path
+    prompts: int
+    images: int
+
+    @property
+    def all(self) -> list[range]:
+        """Prompts of each chunk, by their numbers."""
+        at_once = max(1, IMAGES // self.images)
+        starts = range(0, self.prompts, at_once)
+        return [range(p, min(p + at_once, self.prompts)) for p in starts]
+
+    def _file(self, chunk: range) -> Path:
+        return self.folder / f"prompts-{chunk.start:05d}.npy"
+
+    def has(self, chunk: range) -> bool:
+        return self._file(chunk).is_file()
+
+    @property
+    def missing(self) -> list[range]:
+        return [chunk for chunk in self.all if not self.has(chunk)]
+
+    def write(self, chunk: range, pixels: Pixels) -> None:
+        """Put the chunk there at once; two that write the same one do no harm."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{uuid.uuid4().hex}"
+        with partial.open("xb") as file:
+            np.save(file, pixels)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._file(chunk))
+
+    def read(self) -> Pixels:
+        """All pictures; every chunk is there."""
+        return np.concatenate([np.load(self._file(chunk)) for chunk in self.all])
+
+
+def chunks_of(folder: Path, wanted: dict[str, Any]) -> Chunks:
+    """Chunks of the evaluation that will lie in `folder`, beside it: .step-000020.<what>.partial"""
+    settings = wanted["settings"]
+    drawn = {key: value for key, value in settings.items() if key not in JUDGING}
+    what = json.dumps([drawn, wanted["model"]["sha256"], wanted["adapter"], IMAGES], sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()[:12]
+    partial = folder.with_name(f".{folder.name}.{digest}.partial")
+    return Chunks(partial, len(settings["prompts"]), settings["images_per_prompt"])
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Rename a whole evaluation to its own name, in place of an older one; leftovers go."""
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*partial"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,270 @@
+"""Judge base models and checkpoints of runs, all on the same prompts, seeds and sampler.
+
+Which models, in which order, what is there already, and who draws what; `judging.jobs` does it.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from drift.config import TrainConfig
+from drift.encoders import load_encoder
+from drift.errors import UserError
+from drift.evaluation.chunks import Chunks, put_in_place
+from drift.evaluation.jobs import Job, Policy, draw_missing, judge
+from drift.evaluation.measures import Judges
+from drift.evaluation.progress import Progress
+from drift.evaluation.settings import JUDGING, parse_changes, settings_of
+from drift.files.checksums import joint_checksum
+from drift.files.hub import SHIPPED
+from drift.menagerie.probe import load_probe
+from drift.methods.parts.conditioning import CleanPrompt
+from drift.models import locate_model, model_files
+from drift.training import runs
+from drift.training.checkpoint import Checkpoint
+from drift.training.needs import record_judges
+from drift.training.policy import pick_device
+from drift.training.scoring import open_rewards
+
+PROBE = SHIPPED / "probe"  # reads the Menagerie's ground truth off pictures
+POLL = 1.0  # seconds between looks at what other processes have drawn
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the drawing that is this process's: every `parts`-th chunk, from `part` on.
+
+    The first one also judges, and waits for the chunks of the others.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def judges(self) -> bool:
+        return self.part == 1
+
+    def of(self, chunks: Chunks) -> list[range]:
+        return chunks.all[self.part - 1 :: self.parts]
+
+
+WHOLE = Share()
+
+
+def parse_share(text: str) -> Share:
+    """R/N, from 1/N to N/N."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"share: '{text}' is not R/N with R from 1 to N, as in 1/2 and 2/2")
+    return Share(int(part), int(parts))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run, or a plain model with the folder that its evaluation goes to."""
+
+    run: Path
+    config: TrainConfig
+    chosen: list[Checkpoint]
+    wanted: dict[str, Any]  # settings, model and adapter, by which a complete evaluation is known
+
+
+def evaluate(
+    targets: Sequence[Path],
+    *,
+    checkpoints: str = "last",
+    base: Path | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+    share: Share = WHOLE,
+    out: Path | None = None,
+) -> list[Path]:
+    """Evaluate runs' base models and chosen checkpoints, or plain models; returns the folders.
+
+    `checkpoints`: all, last, base, or epochs ("20,40"). `base`: a run or evaluation folder whose
+    base evaluation is shared. `overrides` and `options` change fields of `evaluation`. A plain
+    model's evaluation goes to `out`, default runs/<its name>. What is complete is left as it is.
+    """
+    opened = open_targets(targets, parse_changes(overrides, options), checkpoints, out)
+    jobs = plan_jobs(opened)
+    if base is not None:
+        jobs = [job for job in jobs if share.judges or job.checkpoint]
+        for job in jobs:
+            if job.checkpoint is None and not job.complete:
+                _bring_base(base, job)
+    todo = []
+    for job in jobs:
+        if job.complete:
+            tqdm.write(f"{job.folder} is complete already, with these settings")
+            _copy_base(job)
+        else:
+            todo.append(job)
+    if todo:
+        _work_through(todo, share)
+    return [
+        runs.evaluation_folder(target.run, step)
+        for target in opened
+        for step in (0, *(checkpoint.epoch for checkpoint in target.chosen))
+    ]
+
+
+def open_targets(
+    targets: Sequence[Path], changes: dict[str, Any], checkpoints: str, out: Path | None
+) -> list[Target]:
+    """What is to be judged, all by the same settings; or an error before anything is drawn."""
+    if not targets:
+        raise UserError("evaluate: name at least one run or model")
+    opened: list[Target] = []
+    sums: dict[Path, str] = {}
+    hashes: dict[Path, str] = {}
+    for path in targets:
+        config, is_run = runs.open_target(path, changes), runs.is_run(path)
+        run = path if is_run else out or Path("runs") / path.name
+        if run.resolve() in [other.run.resolve() for other in opened]:
+            raise UserError(f"evaluate: two of these would be evaluated in {run}")
+        model = locate_model(config.model.name)
+        if not (model / "model_index.json").is_file():
+            raise UserError(
+                f"evaluate: '{config.model.name}' is neither a run folder, with a config.yaml, "
+                "nor a diffusers model, with a model_index.json"
+            )
+        settings = settings_of(config, probed=PROBE.is_dir())
+        settings["weights"] = record_judges(config, hashes)
+        if settings["judge"]:
+            settings["weights"]["ground truth"] = joint_checksum(PROBE.iterdir())
+        different = opened and runs.settings_difference(opened[0].wanted["settings"], settings)
+        if different:
+            raise UserError(
+                f"evaluate: {targets[0]} and {path} would not be judged alike: {different}; "
+                "give one value for all, by an option or KEY=VALUE"
+            )
+        chosen = runs.choose_checkpoints(run, checkpoints) if is_run else []
+        sums[model] = sums.get(model) or joint_checksum(model_files(model))
+        known = {"name": config.model.name, "sha256": sums[model]}
+        wanted = {"settings": settings, "model": known, "adapter": None}
+        opened.append(Target(run, config, chosen, wanted))
+    return opened
+
+
+def plan_jobs(targets: Sequence[Target]) -> list[Job]:
+    """Every base model once, where its evaluation is or is nearest to be, then its checkpoints."""
+    alike: dict[tuple[str, str], list[Target]] = {}
+    for target in targets:
+        key = target.wanted["model"]["sha256"], target.config.model.dtype
+        alike.setdefault(key, []).append(target)
+    jobs: list[Job] = []
+    for same in alike.values():
+        bases = []
+        for t in same:
+            folder = runs.evaluation_folder(t.run, 0)
+            bases.append(Job(folder, t.config, None, t.wanted, base=folder))
+        home = max(bases, key=lambda job: 2 * job.complete + job.drawn)  # the first, if equal
+        copies = tuple(job.folder for job in bases if job is not home)
+        jobs.append(replace(home, copies=copies))
+        for t in same:
+            for checkpoint in t.chosen:
+                folder = runs.evaluation_folder(t.run, checkpoint.epoch)
+                wanted = t.wanted | {"adapter": _adapter(t.config, checkpoint)}
+                jobs.append(Job(folder, t.config, checkpoint, wanted, base=home.folder))
+    return jobs
+
+
+def _adapter(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells a checkpoint's pictures from the base model's."""
+    conditioning = config.method.conditioning.at_test()
+    told = {"epoch": checkpoint.epoch, "sha256": joint_checksum([checkpoint.weights])}
+    return told if conditioning == CleanPrompt() else told | {"conditioning": asdict(conditioning)}
+
+
+def _bring_base(base: Path, job: Job) -> None:
+    """Copy a base model's evaluation from another run, if of the same pictures."""
+    source = runs.evaluation_folder(base, 0) if (base / "evaluations").is_dir() else base
+    found = runs.read_evaluation(source)
+    if found is None:
+        raise UserError(f"base: {base} holds no evaluation of a base model")
+    different = runs.first_difference(found, job.wanted, ignore=JUDGING)
+    if different or found["adapter"]:
+        told = different or "with trained weights"
+        raise UserError(f"base: {source} was evaluated differently: {told}")
+    _copy(source, job.folder)
+
+
+def _copy_base(job: Job) -> None:
+    """Lay a base model's evaluation beside the other runs' own."""
+    for folder in job.copies:
+        if not runs.is_same(folder, job.wanted):
+            _copy(job.folder, folder)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    if source.resolve() != folder.resolve():
+        partial = folder.with_name(f".{folder.name}.copy.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        put_in_place(partial, folder)
+
+
+def _open_judges(job: Job) -> Judges:
+    config, settings = job.config, job.wanted["settings"]
+    device = str(pick_device(config.device))
+    return Judges(
+        open_rewards(settings["rewards"], config.reward_worker, device),
+        {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
+        load_probe(PROBE) if settings["judge"] else None,
+    )
+
+
+def _work_through(todo: list[Job], share: Share) -> None:
+    """Draw this process's share of every job in turn; judge each as soon as all of it is there.
+
+    Judges are opened first, so that one that is missing is told before anything is drawn.
+    """
+    judges: dict[str, Judges] = {}  # by model, since a judge may be a part of it
+    missing: list[tuple[Job, list[range]]] = []
+    total = done = 0
+    for job in todo:
+        if share.judges and job.config.model.name not in judges:
+            judges[job.config.model.name] = _open_judges(job)
+        mine = [] if job.drawn else share.of(job.chunks)
+        missing.append((job, [chunk for chunk in mine if not job.chunks.has(chunk)]))
+        drawing, judging = (job.images * passes for passes in job.passes)
+        total += drawing * sum(map(len, mine)) + judging * len(job.prompts) * share.judges
+        done += drawing * sum(len(chunk) for chunk in mine if chunk not in missing[-1][1])
+    policy, drawn = Policy(), list[tuple[Job, float]]()
+    with Progress(total, done) as progress:
+        for job, chunks in missing:
+            start = time.perf_counter()
+            if job.config.threads:
+                torch.set_num_threads(job.config.threads)
+            draw_missing(job, chunks, policy, progress)
+            drawn.append((job, time.perf_counter() - start))
+            while share.judges and drawn and drawn[0][0].ready:
+                _finish(*drawn.pop(0), judges, progress)
+        for job, seconds in drawn if share.judges else []:
+            _wait(job, progress)
+            _finish(job, seconds, judges, progress)
+    if not share.judges:
+        tqdm.write(f"share {share.part}/{share.parts} is drawn; share 1/{share.parts} judges it")
+
+
+def _wait(job: Job, progress: Progress) -> None:
+    """Until the other shares have drawn their chunks."""
+    if not job.ready:
+        tqdm.write(f"{job.name}: waiting for the other shares")
+    while not job.ready:
+        left = sum(map(len, job.chunks.missing))
+        progress.show(f"{job.name}: waiting for {left} prompts of the other shares")
+        time.sleep(POLL)
+
+
+def _finish(job: Job, seconds: float, judges: dict[str, Judges], progress: Progress) -> None:
+    judge(job, judges[job.config.model.name], seconds, progress)
+    _copy_base(job)
+    progress.say(f"wrote {job.folder}")

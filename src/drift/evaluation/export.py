@@ -1,0 +1,150 @@
+"""Take a checkpoint out of its run, for programs that do not know DRIFT.
+
+A LoRA becomes one file in the form of kohya's scripts, which AUTOMATIC1111 and ComfyUI read, and
+plain diffusers too; a UNet trained whole becomes a pipeline, a folder of diffusers.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drift.config import TrainConfig, load_run_config
+from drift.errors import UserError
+from drift.files.weights import read_json
+from drift.models import locate_model
+from drift.training import runs
+from drift.training.checkpoint import Checkpoint
+
+# What kohya's scripts call a base model, by the width of its prompt embeddings: (version, is it v2)
+KOHYA_BASES = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+CROSS_ATTENTION = ("attn2.to_k.lora_A.weight", "attn2.to_v.lora_A.weight")  # ... x that width
+
+
+def to_kohya(lora: dict[str, Tensor], alpha: int) -> dict[str, Tensor]:
+    """A LoRA of diffusers under kohya's names; what diffusers could not read back is an error."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
+
+    named = convert_state_dict_to_kohya(lora)
+    for name in named:
+        if name.endswith(".alpha"):  # diffusers writes the rank, as if nothing were scaled
+            named[name] = torch.tensor(float(alpha))
+    read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
+    back = convert_unet_state_dict_to_peft(read)
+    lost = [name for name, tensor in lora.items() if back.get(name) is not tensor]
+    if lost:
+        layer = lost[0].removeprefix("unet.").partition(".lora_")[0]
+        raise UserError(f"export: the LoRA of layer '{layer}' has no name in kohya's form")
+    return named
+
+
+def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int) -> dict[str, str]:
+    """The file's header, by kohya's names; the base's version only where its width tells it."""
+    model, method = config.model, config.method_name or "custom"
+    keys = [key for key in lora if key.endswith(CROSS_ATTENTION)]
+    version, v2 = KOHYA_BASES.get(lora[keys[0]].shape[1], ("", "")) if keys else ("", "")
+    known = {"ss_base_model_version": version, "ss_v2": v2} if version else {}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(model.lora_rank),
+        "ss_network_alpha": str(model.lora_alpha),
+        "ss_sd_model_name": model.name,
+        **known,
+        "ss_output_name": name,
+        "ss_epoch": str(epoch),
+        "ss_seed": str(config.seed),
+        "ss_learning_rate": str(config.optimizer.learning_rate),
+        "ss_training_comment": f"DRIFT: method {method}, reward {config.reward}, epoch {epoch}",
+    }
+
+
+def _write_lora(checkpoint: Checkpoint, config: TrainConfig, half: bool, file: Path) -> None:
+    lora = load_file(checkpoint.weights)
+    run = checkpoint.folder.resolve().parents[1]
+    header = describe(lora, config, run.name, checkpoint.epoch)
+    if half:
+        lora = _halved(lora)
+    save_file(to_kohya(lora, config.model.lora_alpha), file, metadata=header)
+
+
+def _write_pipeline(checkpoint: Checkpoint, config: TrainConfig, half: bool, folder: Path) -> None:
+    """The base's folder with the trained network in it; all else is copied as it was published.
+
+    (Written anew by today's transformers, a text encoder has names that yesterday's does not know.)
+    """
+    base, trained = locate_model(config.model.name), checkpoint.folder / "config.json"
+    index = read_json(base / "model_index.json", field="model.name")
+    network = read_json(trained, field="checkpoint")["_class_name"]
+    for part, kind in index.items():
+        if isinstance(kind, list) and kind[1] == network:
+            (folder / part).mkdir(parents=True)
+            for file in (trained, checkpoint.weights):
+                shutil.copy(file, folder / part)
+        elif isinstance(kind, list) and (base / part).is_dir():
+            shutil.copytree(base / part, folder / part)
+        elif isinstance(kind, list):  # a safety checker that was never downloaded
+            index[part] = [None, None]
+    index["requires_safety_checker"] = (folder / "safety_checker").is_dir()
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    if half:
+        for file in list(folder.rglob("*.safetensors")):
+            _halve(file)
+
+
+def _halve(file: Path) -> None:
+    """Store a file's tensors in float16; under another name first, for it is read as it is used."""
+    with safe_open(file, "pt") as stored:
+        header = stored.metadata()
+    halved = file.with_name(f"{file.name}.half")
+    save_file(_halved(load_file(file)), halved, metadata=header)
+    halved.replace(file)
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+
+
+def _check(out: Path, full: bool) -> None:
+    """Refuse what stands there already, and a name that promises something else."""
+    if out.exists():
+        raise UserError(f"out: {out} exists already; name another")
+    if full == (out.suffix == ".safetensors"):
+        wanted = "a folder's name: all of the UNet was trained" if full else "NAME.safetensors"
+        raise UserError(f"out: '{out}' will not do; it takes {wanted}")
+
+
+def export(run: Path, out: Path, *, checkpoint: str = "last", half: bool = False) -> Path:
+    """Write a checkpoint to `out`: a LoRA as NAME.safetensors, a pipeline as a new folder.
+
+    `checkpoint`: last, or the number of an epoch. `half` stores float16.
+    """
+    config = load_run_config(run)
+    full = config.model.tune == "full"
+    _check(out, full)
+    chosen = runs.choose_checkpoints(run, checkpoint)
+    if len(chosen) != 1:
+        raise UserError(f"checkpoint: name one that was trained, not '{checkpoint}'")
+    partial = out.with_name(f".{out.name}.partial")
+    write = _write_pipeline if full else _write_lora
+    _remove(partial)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write(chosen[0], config, half, partial)
+        partial.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"out: cannot write {out}: {error}") from error
+    finally:
+        _remove(partial)
+    return out
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()

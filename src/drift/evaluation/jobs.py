@@ -1,0 +1,172 @@
+"""One model's evaluation: draw its pictures, judge them, and put the folder in its place.
+
+Pictures are rounded to 8 bits before anything is measured, so that every figure can be computed
+again from the stored `images.npz`: where only the judges are new, nothing is drawn.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drift.config import TrainConfig
+from drift.evaluation.chunks import Chunks, chunks_of, put_in_place
+from drift.evaluation.measures import Judges, Pixels, measure, measure_against
+from drift.evaluation.progress import Progress
+from drift.evaluation.settings import JUDGING
+from drift.evaluation.sheets import contact_sheet, webp
+from drift.methods.parts.conditioning import CleanPrompt
+from drift.pixels import to_pixels
+from drift.training import runs
+from drift.training.checkpoint import Checkpoint
+from drift.training.policy import load_policy, put_weights
+from drift.training.rollout import rollout
+from drift.types import PolicyModel
+
+PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to judge: a checkpoint of a run, or a base model."""
+
+    folder: Path  # of its evaluation
+    config: TrainConfig
+    checkpoint: Checkpoint | None
+    wanted: dict[str, Any]  # settings, model and adapter, by which a complete one is known
+    base: Path  # evaluation of its base model
+    copies: tuple[Path, ...] = ()  # where else a base model's is to lie
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parents[1].name} {self.folder.name}"
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.wanted["settings"]["prompts"]
+
+    @property
+    def images(self) -> int:
+        """Of each prompt."""
+        return self.wanted["settings"]["images_per_prompt"]
+
+    @property
+    def chunks(self) -> Chunks:
+        return chunks_of(self.folder, self.wanted)
+
+    @property
+    def complete(self) -> bool:
+        return runs.is_same(self.folder, self.wanted)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether an evaluation by other judges has the very pictures."""
+        stored = (self.folder / "images.npz").is_file()
+        return stored and runs.is_same(self.folder, self.wanted, ignore=JUDGING)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all pictures are there, to be judged."""
+        return not self.chunks.missing or self.drawn
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Through a network, for an image: to draw it (guidance takes two a step), to judge it."""
+        s = self.wanted["settings"]
+        drawing = s["steps"] * (1 if s["guidance_scale"] == 1 else 2)
+        return drawing, len(s["rewards"]) + len(s["encoders"]) + s["judge"]
+
+
+class Policy:
+    """The model in memory; it is loaded anew only where the next job wants another."""
+
+    def __init__(self):
+        self.model: PolicyModel | None = None
+        self.made_from: Any = None
+        self.weights: Path | None = None  # the checkpoint's that are on it
+
+    def of(self, job: Job) -> PolicyModel:
+        made_from = job.config.model, job.config.device
+        weights = job.checkpoint.folder if job.checkpoint else None
+        stale = made_from != self.made_from or (weights is None and self.weights is not None)
+        if self.model is None or stale:
+            self.model = None  # two would not fit
+            self.model, self.made_from, self.weights = load_policy(job.config), made_from, None
+        if weights is not None and weights != self.weights:
+            put_weights(self.model, job.config, weights)
+        self.weights = weights
+        return self.model
+
+
+def draw(job: Job, chunk: range, model: PolicyModel) -> Pixels:
+    """Image k of each of the chunk's prompts from seed `settings.seed + k`."""
+    settings, conditioning = job.wanted["settings"], job.config.method.conditioning.at_test()
+    seeds = [settings["seed"] + k for k in range(job.images)]
+    drawn = rollout(
+        model,
+        job.prompts[chunk.start : chunk.stop],
+        [seeds] * len(chunk),
+        steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        eta=settings["eta"],
+        batch_size=job.config.evaluation.batch_size,
+        conditioning=conditioning if job.checkpoint else CleanPrompt(),
+    )
+    return to_pixels(drawn.images)
+
+
+def draw_missing(job: Job, mine: list[range], policy: Policy, progress: Progress) -> None:
+    """Draw those of the chunks that no other process has drawn meanwhile."""
+    for chunk in mine:
+        progress.show(f"{job.name}: drawing prompt {chunk.start + 1} of {len(job.prompts)}")
+        if not job.chunks.has(chunk):
+            job.chunks.write(chunk, draw(job, chunk, policy.of(job)))
+        progress.advance(job.passes[0] * job.images * len(chunk))
+
+
+def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
+    """Measure the pictures, all of which are there, and write the evaluation."""
+    chunks, start = job.chunks, time.perf_counter()
+    pixels = runs.read_pictures(job.folder) if job.drawn else chunks.read()
+    work = job.passes[1] * job.images
+
+    def judged(p: int) -> None:
+        progress.advance(work)
+        progress.show(f"{job.name}: judged prompt {p + 1} of {len(job.prompts)}")
+
+    if pixels.shape[2:4] != (64, 64):
+        judges = replace(judges, probe=None)  # it knows the Menagerie's pictures only
+    progress.show(f"{job.name}: judging")
+    figures, features = measure(pixels, job.prompts, judges, judged)
+    reference = load_file(job.base / "features.safetensors") if job.checkpoint else features
+    figures |= measure_against(features, reference)
+    metrics = {
+        "format": runs.FORMAT,
+        "step": job.checkpoint.epoch if job.checkpoint else 0,
+        **job.wanted,
+        "images": pixels.shape[0] * pixels.shape[1],
+        "seconds": round(seconds + time.perf_counter() - start, 1),
+        "packages": {name: version(name) for name in PACKAGES},
+        "figures": figures,
+    }
+    _write(job, metrics, pixels, features)
+
+
+def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor]) -> None:
+    """All files of an evaluation among its chunks, then under their own name."""
+    whole = job.chunks.folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir(parents=True)
+    np.savez_compressed(whole / "images.npz", images=pixels)
+    save_file({n: E.contiguous() for n, E in features.items()}, whole / "features.safetensors")
+    (whole / "sheet.webp").write_bytes(webp(contact_sheet(pixels, job.prompts)))
+    text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
+    (whole / "metrics.json").write_text(text, encoding="utf-8")
+    put_in_place(whole, job.folder)

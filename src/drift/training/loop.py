@@ -1,0 +1,270 @@
+"""The training loop. It never asks which method it runs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from drift.config import TrainConfig, load_run_config, to_yaml
+from drift.errors import UserError
+from drift.files.weights import read_json
+from drift.functional.noise import derive_seed
+from drift.methods.parts import State
+from drift.recipes import read_prompts
+from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from drift.training.diagnostics import (
+    describe_advantages,
+    describe_diversity,
+    describe_rewards,
+    warnings,
+)
+from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
+from drift.training.needs import record, refuse_others
+from drift.training.plan import changes, limit, plan, sizes
+from drift.training.policy import load_policy, make_trainable, pick_device
+from drift.training.preflight import check_features, check_replay, check_schedule
+from drift.training.rollout import pool_seeds, sample_pool
+from drift.training.scoring import features_of, open_encoder, open_reward, score
+from drift.training.trackers import check_trackers, open_trackers
+from drift.training.tracking import (
+    LIVE,
+    METRICS,
+    Stopwatch,
+    append_metrics,
+    environment,
+    read_metrics,
+    truncate_metrics,
+)
+from drift.training.update import Learner, update_policy
+from drift.types import ImageEncoder, PolicyModel, Reward
+
+
+def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
+    """The prompts of one epoch: walks through a fresh shuffle of the list before any repeats."""
+    chosen = []
+    for place in range((epoch - 1) * count, epoch * count):
+        lap, index = divmod(place, len(prompts))
+        generator = torch.Generator().manual_seed(derive_seed(seed, lap))
+        chosen.append(prompts[int(torch.randperm(len(prompts), generator=generator)[index])])
+    return chosen
+
+
+@dataclass
+class Run:
+    """What a training holds: the parts, and the state that a checkpoint brings back."""
+
+    config: TrainConfig  # with the batch sizes that were planned
+    folder: Path
+    model: PolicyModel
+    learner: Learner
+    reward: Reward
+    encoder: ImageEncoder | None
+    live: Live | None
+    method_state: State
+    finished: int  # epochs
+
+
+def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
+    """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
+    config, method, clock = run.config, run.config.method, Stopwatch()
+    pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config)
+    clock.lap("rollout")
+
+    at_once = config.sampling.scoring_batch_size
+    pool_rewards = score(run.reward, pool.images, prompts, at_once)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
+    chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
+    kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
+    features = features_of(run.encoder, kept, at_once)
+    intrinsic = method.shaping(features, config.sampling.steps)
+    advantages, run.method_state = method.advantage(
+        rewards, intrinsic, method.shaping.weight, prompts, run.method_state
+    )
+    clock.lap("scoring")
+
+    if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
+        check_replay(run.model, kept, config)
+        clock.lap("preflight")
+    updates = update_policy(run.model, run.learner, kept, advantages.total, config, epoch)
+    clock.lap("update")
+
+    fractions = run.model.schedule(config.sampling.steps).fractions.cpu()
+    conditioning = method.conditioning.in_training()
+    shared = {
+        "epoch": epoch,
+        "images_sampled": epoch * pool_rewards.numel(),
+        **describe_rewards(pool_rewards, rewards),
+        **describe_diversity(features, intrinsic, method.shaping.upper),
+        **describe_advantages(advantages),
+        "prompt_signal": conditioning.signal_share(kept.prompt_embeds, fractions).tolist(),
+        "first_clip_fraction": updates[0].clip_fraction,
+        "seconds": clock.seconds,
+    }
+    return [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
+
+
+GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"
+
+# What a resumed run may have otherwise: how long, whither, in which process, and who looks on.
+ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}, "live": {}, "trackers": ()}
+
+
+def open_run(config: TrainConfig, resume: bool) -> Path:
+    """The run folder, new or continued; refuses one that holds another run.
+
+    Every part is loaded by now, so all weights are here. Runs from before these were recorded are
+    taken on trust.
+    """
+    run = Path(config.output)
+    if resume:
+        before = load_run_config(run)
+        old, new = (asdict(c) | ELSEWHERE for c in (before, config))
+        changed = [key for key in old if old[key] != new[key]]
+        if changed:
+            raise UserError(f"cannot resume {run}: its config.yaml has other {', '.join(changed)}")
+        written = read_json(run / "environment.json", field="output")
+        if "weights" in written:
+            refuse_others(run, written["weights"], record(config))
+        return run
+    if (run / "config.yaml").exists():
+        raise UserError(f"output: {run} already holds a run; use --resume, or another output=DIR")
+    described = json.dumps(environment() | {"weights": record(config)}, indent=1)
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / "environment.json").write_text(described, encoding="utf-8")
+        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")  # now it is a run
+    except OSError as error:
+        raise UserError(f"output: cannot write to {run}: {error.strerror}") from error
+    return run
+
+
+def start(config: TrainConfig, resume: bool) -> Run:
+    """Load every part, open the run folder, and restore the newest valid checkpoint."""
+    check_trackers(config.trackers)
+    device = str(pick_device(config.device))
+    reward, model = open_reward(config, device), load_policy(config)
+    encoder = open_encoder(config, device)
+    live = open_live(config, device, encoder)
+    check_schedule(model, config)
+    check_features(model, config)
+    make_trainable(model, config)
+    folder, settings = open_run(config, resume), config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.trainable_parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        eps=settings.epsilon,
+    )
+    scaler = torch.amp.GradScaler(model.device.type, enabled=config.model.dtype == "float16")
+    learner = Learner(optimizer, scaler, settings.micro_batch_size)
+    run = Run(config, folder, model, learner, reward, encoder, live, method_state={}, finished=0)
+    if resume:
+        _restore(run)
+    encoders = live.encoders.values() if live else [encoder]
+    run.config = plan(run.config, model, reward, *encoders)
+    run.learner.micro_batch_size = run.config.optimizer.micro_batch_size
+    for line in changes(config, run.config):
+        tqdm.write(line)
+    return run
+
+
+def _restore(run: Run) -> None:
+    """Load the newest valid checkpoint, if there is one."""
+    valid, damaged = list_checkpoints(run.folder)
+    for line in damaged:
+        tqdm.write(f"skipped {line}")
+    if valid:
+        state = load_checkpoint(valid[-1], run.model, run.learner.optimizer)
+        run.method_state, run.learner.skipped = state["method"], state["skipped"]
+        run.learner.scaler.load_state_dict(state["scaler"])
+        run.config = limit(run.config, state.get("batch_sizes", {}))
+        run.finished = valid[-1].epoch
+    if run.live:
+        recall(run.live, run.folder, run.finished)
+    for name in (METRICS, LIVE):
+        truncate_metrics(run.folder, run.finished, name)
+    prune(run.folder, run.live, last=run.finished)
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """What a checkpoint keeps beside weights and moments; all else follows from the counters."""
+    return {
+        "method": run.method_state,
+        "scaler": run.learner.scaler.state_dict(),
+        "skipped": run.learner.skipped,
+        "batch_sizes": sizes(run.config)
+        | {"optimizer.micro_batch_size": run.learner.micro_batch_size},
+    }
+
+
+def save(run: Run, epoch: int) -> None:
+    """Write a checkpoint; those that it makes needless go when it is safely on disk."""
+    save_checkpoint(run.folder, epoch, run.model, run.learner.optimizer, state_of(run))
+    prune(run.folder, run.live, last=epoch)
+
+
+def postfix(line: dict[str, Any], live: Live | None) -> dict[str, str]:
+    """What a progress bar shows of an epoch, and of the last look."""
+    shown = {"reward": f"{line['reward_mean']:.3f}"}
+    if line["diversity"] is not None:
+        shown["diversity"] = f"{line['diversity']:.3f}"
+    if live:
+        seen = live.looks[-1]
+        shown["live"] = f"{seen['reward']:.3f} at {seen['share'][live.settings['encoder']]:.0%}"
+    return shown
+
+
+def go_on(run: Run, prompts: list[str], progress: bool) -> None:
+    """The epochs that are left, up to the last or to an alarm that stops."""
+    config = run.config
+    bar = tqdm(
+        range(run.finished + 1, config.epochs + 1),
+        desc=config.method_name,
+        initial=run.finished,
+        total=config.epochs,
+        disable=not progress,
+        unit="epoch",
+    )
+    history, told = read_metrics(run.folder), set[str]()
+    with open_trackers(config, run.folder) as track:
+        if run.live and not run.live.looks:
+            track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch=0)])
+        for epoch in bar:
+            drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
+            lines = train_epoch(run, drawn, epoch)
+            append_metrics(run.folder, lines)
+            track(METRICS, lines)
+            history += lines
+            due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
+            if run.live and (due or epoch % config.live.every == 0):
+                track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch)])
+            for name, warning in (warnings(history) | alarm(run.live)).items():
+                if name not in told:
+                    tqdm.write(f"epoch {epoch}: {warning}")
+                told.add(name)
+            bar.set_postfix(postfix(lines[-1], run.live))
+            if due or stops(run.live):
+                save(run, epoch)
+            if stops(run.live):
+                tqdm.write(f"stopped after epoch {epoch}; {GO_ON}")
+                break
+
+
+def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> Path:
+    """Run (or finish) a training; returns the run folder."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    prompts = read_prompts(config.prompts)
+    run = start(config, resume)
+    if run.finished >= config.epochs:
+        tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
+    elif stops(run.live):
+        why = alarm(run.live)["collapse"]
+        tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
+    else:
+        go_on(run, prompts, progress)
+    return run.folder

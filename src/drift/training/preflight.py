@@ -1,0 +1,105 @@
+"""Before anything is learnt: does the replay see the policy that the rollout was sampled from?
+
+Before the first optimizer step every ratio must be 1. Where it is not, the likely causes are tried
+in turn, each by taking it away, and the one that explains the difference is named.
+
+Where rollout and replay run in batches of different shapes, float32 leaves about 1e-6 at eta = 1,
+and more at a smaller eta, whose last step is nearly certain. So 5e-6 is let pass, a twentieth of
+the paper's clip range, or 1 % of the clip range.
+Where `model.dtype` asks for half precision its rounding is let pass too: `first_clip_fraction` in
+metrics.jsonl tells how much of the first update it clips.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from drift.config import OWN_FEATURES, TrainConfig
+from drift.errors import UserError
+from drift.methods.parts import CleanPrompt
+from drift.training.update import replay
+from drift.types import PolicyModel, Rollout
+
+TOLERANCE = 5e-6  # of the ratio, in float32; or 1 % of the clip range, if that is more
+HALF = 10.0  # clip ranges that half precision may be off by (ours; not measured on a GPU yet)
+SAMPLES = 4  # trajectories that are scored again
+
+
+def check_schedule(model: PolicyModel, config: TrainConfig) -> None:
+    """Refuse a sampler of which no step draws noise: it has no actions, so nothing to train."""
+    steps = config.sampling.steps
+    if model.schedule(steps).stochastic == 0:
+        raise UserError(
+            f"sampling.steps ({steps}): no step of this model's sampler would draw noise, so there "
+            "is nothing to train; take more"
+        )
+
+
+def check_features(model: PolicyModel, config: TrainConfig) -> None:
+    """Refuse a model that has no features of its own where diversity is to be measured by them."""
+    if config.encoder == OWN_FEATURES:
+        with model.capture_features():
+            pass
+
+
+@torch.no_grad()
+def ratio_errors(model: PolicyModel, kept: Rollout, config: TrainConfig) -> Tensor:
+    """|ratio - 1| "S T" of a few stored trajectories, at every step that draws noise."""
+    P, G, _ = kept.log_probs.shape
+    schedule = model.schedule(config.sampling.steps)
+    samples = torch.linspace(0, P * G - 1, min(SAMPLES, P * G)).long()
+    pairs, errors = torch.cartesian_prod(samples, torch.arange(schedule.stochastic)), []
+    for part in pairs.split(config.optimizer.micro_batch_size):
+        prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
+        log_prob, _, _ = replay(model, kept, prompt, sample, step, schedule, config)
+        errors.append(((log_prob.cpu() - kept.log_probs[prompt, sample, step]).exp() - 1).abs())
+    return torch.cat(errors).view(len(samples), -1)
+
+
+def check_replay(model: PolicyModel, kept: Rollout, config: TrainConfig) -> float:
+    """The largest |ratio - 1|; where it is too large, an error that names the likely cause."""
+    clip_range, half = config.method.surrogate.clip_range, config.model.dtype != "float32"
+    tolerance = HALF * clip_range if half else max(TOLERANCE, clip_range / 100)
+    errors = ratio_errors(model, kept, config)
+    worst = errors.max().item()
+    if worst <= tolerance:
+        return worst
+    cause = next(causes(model, kept, config, tolerance), "none of the usual ones")
+    step = int(errors.amax(0).argmax()) + 1
+    raise UserError(
+        f"preflight: before the first update the ratio is off by {worst:.1e} at step {step} "
+        f"of {errors.shape[1]}, more than {tolerance:.0e}; likely cause: {cause}"
+    )
+
+
+def causes(
+    model: PolicyModel, kept: Rollout, config: TrainConfig, tolerance: float
+) -> Iterator[str]:
+    """Every cause that explains the difference, likeliest first."""
+
+    def fits(other: TrainConfig) -> bool:
+        return ratio_errors(model, kept, other).max().item() <= tolerance
+
+    if any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in model.network.modules()):
+        yield "dropout is active in the policy, which must be in eval mode"
+    if not ratio_errors(model, kept, config).isfinite().all():
+        yield "the policy predicts NaN or infinity"
+    if not torch.equal(*(ratio_errors(model, kept, config) for _ in range(2))):
+        yield "the replay is not deterministic"
+    with model.reference():
+        if fits(config):
+            yield "the rollout was sampled from the base model, without what was trained"
+    clean = replace(config.method, conditioning=CleanPrompt())
+    if fits(replace(config, method=clean)):
+        yield "the rollout was sampled under the clean prompt, the replay adds prompt noise"
+    for guidance_scale in {1.0, 0.0} - {config.sampling.guidance_scale}:
+        if fits(replace(config, sampling=replace(config.sampling, guidance_scale=guidance_scale))):
+            yield f"the rollout was sampled with guidance_scale {guidance_scale}"
+    at_once = replace(config.optimizer, micro_batch_size=config.sampling.batch_size)
+    if fits(replace(config, optimizer=at_once)):
+        yield "the batch shape: micro_batch_size and sampling.batch_size round differently"
+    half = config.model.dtype != "float32"  # which a network that is trained whole computes in
+    if half or any(p.dtype != torch.float32 for p in model.network.parameters()):
+        yield "the network is not in float32"

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from drift.files.hub import SHIPPED
+from drift.menagerie.animals import ANIMALS, STYLES
+from drift.menagerie.pictures import Attributes
+from drift.menagerie.pretrain import denoiser
+from drift.menagerie.pretrain.loop import Schedule
+from drift.menagerie.scenes import PAINTERS
+
+
+def test_the_stretched_schedule_begins_as_sds_and_leaves_half_a_percent():
+    signal = (1 - denoiser.stretched_betas()).cumprod(0).sqrt()
+    assert signal[0].item() == pytest.approx((1 - 0.00085) ** 0.5)
+    assert signal[-1].item() == pytest.approx(0.005)
+    assert (signal.diff() < 0).all()
+
+
+def test_a_schedule_stretched_to_what_it_leaves_anyway_is_unchanged():
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    rest = (1 - betas).prod().sqrt().item()
+    torch.testing.assert_close(denoiser.stretched_betas(rest=rest), betas)
+
+
+def test_every_step_but_the_last_draws_noise_and_all_are_finite_in_diffusers():
+    scheduler = denoiser.build_scheduler()
+    for steps in (1, 4, 10, 25):
+        scheduler.set_timesteps(steps)
+        generator, x = torch.Generator().manual_seed(0), torch.ones(1, 4, 2, 2)
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.5 * x, t, x, eta=1.0, generator=generator).prev_sample
+            assert x.isfinite().all()
+
+
+def painted(count: int) -> tuple[np.ndarray, Attributes]:
+    """Scenes without animals: the artwork is not at hand in a test."""
+    rng = np.random.default_rng(0)
+    scenes = [list(PAINTERS.values())[k % len(PAINTERS)](rng) for k in range(count)]
+    columns = [np.arange(count) % n for n in (len(ANIMALS), len(STYLES), 1, len(PAINTERS), 2)]
+    framing = [np.full(count, value) for value in (0.68, 0.5, 0.6)]
+    pictures = (np.stack(scenes).clip(0, 1) * 255).astype(np.uint8)
+    return pictures, Attributes(*columns, *framing)
+
+
+def test_a_shipped_model_trains_further_and_only_its_unet_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(denoiser, "picture_set", lambda *args, **kwargs: painted(16))
+    parts = denoiser.parts_of(SHIPPED / "model")
+    before = {n: p.clone() for n, p in parts.unet.named_parameters()}
+    frozen = {n: p.clone() for n, p in parts.text_encoder.named_parameters()}
+    pipe = denoiser.train(tmp_path, parts, Schedule(steps=2, batch_size=4, learning_rate=1e-3))
+    moved = [n for n, p in pipe.unet.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) > 0.9 * len(before)
+    assert all(torch.equal(p, frozen[n]) for n, p in pipe.text_encoder.named_parameters())
+    pipe.save_pretrained(tmp_path / "model")
+    assert denoiser.parts_of(tmp_path / "model").unet.config.in_channels == 24

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from drift.menagerie.pretrain.loop import Schedule, average_gradients, fit, processes
+
+SCHEDULE = Schedule(steps=8, batch_size=4, learning_rate=0.1, warmup=2, save_every=3)
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def train(work, module, stop_at=None):
+    seen = []
+
+    def loss_at(step: int, rng: np.random.Generator):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        seen.append(step)
+        x = torch.from_numpy(rng.standard_normal((4, 3), np.float32)) + torch.randn(1)
+        return (module(x) - x.sum(1, keepdim=True)).square().mean()
+
+    fit("part", module, loss_at, SCHEDULE, work=work)
+    return seen
+
+
+def test_the_rate_warms_up_and_falls_to_zero():
+    assert SCHEDULE.rate(0) == pytest.approx(0.05)
+    assert SCHEDULE.rate(2) == pytest.approx(0.1)
+    assert SCHEDULE.rate(5) == pytest.approx(0.05)  # half-way through the cosine
+    assert SCHEDULE.rate(8) == pytest.approx(0.0)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
+    whole = build()
+    train(tmp_path / "whole", whole)
+    parts = build()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", parts, stop_at=5)
+    again = build()
+    assert train(tmp_path / "parts", again) == [3, 4, 5, 6, 7]
+    assert torch.equal(whole.weight, again.weight)
+    assert torch.equal(whole.bias, again.bias)
+
+
+def test_training_learns(tmp_path):
+    module = build()
+    before = (module.weight - 1).abs().max()
+    train(tmp_path, module)
+    assert (module.weight - 1).abs().max() < before
+
+
+def _one_of_two(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    module = build()
+    module(torch.full((1, 3), 1.0 + rank)).sum().backward()  # gradients 1 and 2; bias 1 and 1
+    average_gradients(list(module.parameters()))
+    assert module.weight.grad.tolist() == [[1.5, 1.5, 1.5]]
+    assert module.bias.grad.tolist() == [1.0]
+    dist.destroy_process_group()
+
+
+def test_two_processes_average_their_gradients(tmp_path):
+    address = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.spawn(_one_of_two, args=(address,), nprocs=2)
+
+
+def test_alone_a_process_is_the_first_of_one():
+    assert processes() == (0, 1)
