@@ -10,8 +10,6 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.test_generate import SEEDS, plain_diffusers
-from tests.test_smoke import smoke
 
 from drift.cli import main
 from drift.config import TrainConfig, to_yaml
@@ -24,6 +22,8 @@ from drift.models import load_model
 from drift.training.checkpoint import save_checkpoint
 from drift.training.policy import load_policy, make_trainable
 from drift.training.tracking import read_metrics
+from tests.evaluation.test_generate import SEEDS, plain_diffusers
+from tests.training.test_smoke import smoke
 
 RANK, ALPHA = 4, 6  # not equal, or a forgotten alpha would not show
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

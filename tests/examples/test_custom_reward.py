@@ -1,9 +1,8 @@
-from tests.test_train import SMALL
-
 from drift.recipes import load_recipe
 from drift.training.loop import train
 from drift.training.tracking import read_metrics
 from examples import custom_reward
+from tests.training.test_loop import SMALL
 
 
 def test_the_page_runs(capsys):

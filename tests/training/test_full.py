@@ -8,8 +8,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from tests.test_generate import SEEDS, plain_diffusers
-from tests.test_train import SMALL
 
 from drift.errors import UserError
 from drift.evaluation.evaluate import evaluate
@@ -23,6 +21,8 @@ from drift.training.policy import load_policy
 from drift.training.preflight import check_replay
 from drift.training.rollout import pool_seeds, sample_pool
 from drift.training.tracking import read_metrics
+from tests.evaluation.test_generate import SEEDS, plain_diffusers
+from tests.training.test_loop import SMALL
 
 FULL = [*SMALL, "model.tune=full", "optimizer.learning_rate=1e-4"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -10,13 +10,13 @@ import pytest
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from tests.test_generate import SEEDS, plain_diffusers
 
 from drift.evaluation.evaluate import evaluate
 from drift.evaluation.generate import generate
 from drift.recipes import load_recipe
 from drift.training.loop import train
 from drift.training.tracking import read_metrics
+from tests.evaluation.test_generate import SEEDS, plain_diffusers
 
 SMALL = ["threads=1", "checkpoint_every=2"]
 LESS = [  # one update of one prompt; sampled and replayed in batches of 4, as otherwise of 12
