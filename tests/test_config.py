@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -274,14 +275,14 @@ def test_the_policys_own_features_shape_where_others_judge():
         ("method.conditioning.tau1=2", "tau1 (2.0) must be below tau2"),
         ("method.shaping.typo=1", "method.shaping.diversity.typo"),
         ("method.selection.kind=best", "'concentrated'"),
-        ("live.every=-1", "live: every: -1 will not do: not negative"),
-        ("live.alarm_share=1", "live: alarm_share: 1.0 will not do: in [0, 1)"),
-        ("live.images_per_prompt=1", "live: images_per_prompt: 1 will not do: diversity compares"),
-        ("live.prompts_count=0", "live: prompts_count: 0 will not do: at least 1"),
+        ("live.every=-1", "live: every: -1 is refused: not negative"),
+        ("live.alarm_share=1", "live: alarm_share: 1.0 is refused: in [0, 1)"),
+        ("live.images_per_prompt=1", "live: images_per_prompt: 1 is refused: diversity compares"),
+        ("live.prompts_count=0", "live: prompts_count: 0 is refused: at least 1"),
         ("live.on_alarm=scream", "live.on_alarm: Input should be 'warn' or 'stop'"),
         ("live.keep=best", "live.keep: Input should be 'all' or 'pareto'"),
         ("live.typo=1", "live.typo"),
-        ("evaluation.eta=1.5", "evaluation: eta: 1.5 will not do: in [0, 1]"),
+        ("evaluation.eta=1.5", "evaluation: eta: 1.5 is refused: in [0, 1]"),
         ("parts.typo={}", "there is no part 'typo'"),
         ("epochs", "is not an override"),
     ],
@@ -323,6 +324,20 @@ def test_prompt_lists():
     assert not set(train) & set(held_out)
     assert sorted(train + held_out) == sorted(everything)
     assert read_prompts("animals-40") == everything[:40]
+
+
+def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xef\xbb\xbfa fox\r\n# a heading\r\n\r\na\xe2\x80\xa8cat\r\n")
+    assert read_prompts(str(file)) == ["a fox", "# a heading", "a\u2028cat"]
+
+
+def test_thirty_thousand_prompts_load_in_a_second(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {k}" for k in range(30_000)))
+    start = time.process_time()
+    assert len(read_prompts(str(file))) == 30_000
+    assert time.process_time() - start < 1
 
 
 def test_bad_prompt_files(tmp_path):

@@ -4,11 +4,12 @@ import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from drift.errors import UserError
-from drift.files.weights import fit_weights, read_weights
+from drift.files.weights import fit_weights, read_weights, settle_header
 
 
 def test_reads_safetensors_and_published_pt(tmp_path):
@@ -19,6 +20,20 @@ def test_reads_safetensors_and_published_pt(tmp_path):
     published = read_weights(tmp_path / "a.pth.tar", field="reward")["state_dict"]
     assert torch.equal(safe["weight"], state["weight"])
     assert torch.equal(published["weight"], state["weight"])
+
+
+def test_a_settled_header_makes_equal_weights_equal_bytes(tmp_path):
+    state = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(3, dtype=torch.float16)}
+    notes = {name: name * 9 for name in "zyxwvutsr"}  # nine keys: hardly ever in the same order
+    written = set()
+    for k in range(5):
+        save_file(state, tmp_path / f"{k}.safetensors", metadata=notes)
+        settle_header(tmp_path / f"{k}.safetensors")
+        written.add((tmp_path / f"{k}.safetensors").read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as stored:
+        assert stored.metadata() == notes
+        assert all(torch.equal(stored.get_tensor(name), state[name]) for name in state)
 
 
 def test_a_truncated_file_is_refused(tmp_path):

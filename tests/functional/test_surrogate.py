@@ -1,5 +1,8 @@
+import pytest
 import torch
 
+from drift.functional.dynamics import gaussian_log_prob
+from drift.functional.kl import gaussian_kl
 from drift.functional.surrogate import approx_kl, clip_fraction, clipped_surrogate
 
 
@@ -24,7 +27,7 @@ def test_first_update_is_exact():
     advantages = torch.linspace(-2.0, 2.0, 7)
     assert torch.equal(clipped_surrogate(log_prob, log_prob, advantages, 1e-4), -advantages)
     assert clip_fraction(log_prob, log_prob, 1e-4) == 0
-    assert approx_kl(log_prob, log_prob) == 0
+    assert approx_kl(log_prob, log_prob, 16) == 0
 
 
 def test_clip_fraction_counts_both_sides():
@@ -33,12 +36,24 @@ def test_clip_fraction_counts_both_sides():
 
 
 def test_approx_kl_by_hand():
-    log_prob = torch.tensor([0.2, -0.4])  # (0.04 + 0.16) / 2 / 2
-    torch.testing.assert_close(approx_kl(log_prob, torch.zeros(2)), torch.tensor(0.05))
+    log_prob = torch.tensor([0.2, -0.4])  # of 3 elements: joint 0.6 and -1.2, (0.36 + 1.44) / 4
+    got = approx_kl(log_prob, torch.zeros(2), elements=3)
+    torch.testing.assert_close(got, torch.tensor(0.45 / 3))  # per element
+
+
+def test_approx_kl_is_that_of_two_gaussians():
+    """Equal std 0.5, means 0.01 apart in every element: KL = 0.01^2 / (2 * 0.5^2) = 2e-4 each."""
+    generator = torch.Generator().manual_seed(0)
+    std, shift, D = torch.tensor(0.5), 0.01, 1024
+    old_mean = torch.zeros(4000, D)
+    x = old_mean + std * torch.randn(4000, D, generator=generator)
+    new, old = (gaussian_log_prob(x, mean, std) for mean in (old_mean + shift, old_mean))
+    assert approx_kl(new, old, D).item() == pytest.approx(2e-4, rel=0.1)
+    assert gaussian_kl(old_mean, old_mean + shift, std)[0].item() == pytest.approx(2e-4, rel=1e-4)
 
 
 def test_approx_kl_survives_tiny_ratios():
-    got = approx_kl(torch.full((4,), 1e-5), torch.zeros(4))
+    got = approx_kl(torch.full((4,), 1e-5), torch.zeros(4), elements=1)
     torch.testing.assert_close(got, torch.tensor(5e-11), rtol=1e-5, atol=0)
 
 

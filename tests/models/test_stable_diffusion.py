@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from drift.errors import UserError
 from drift.functional.dynamics import ddim_step, velocity_to_noise
@@ -158,6 +159,30 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
         model.trainable_parameters(), again.trainable_parameters(), strict=True
     ):
         assert torch.equal(mine, theirs)
+
+
+def test_saving_an_adapter_twice_writes_the_same_bytes(folder, tmp_path):
+    model, written = load_model(str(folder)), set()
+    model.add_adapter(4, 16, ("to_q", "to_k"), seed=0)
+    for k in range(8):  # as the library leaves it, two orders of its metadata turn up
+        (tmp_path / str(k)).mkdir()
+        model.save_weights(tmp_path / str(k))
+        written.add((tmp_path / str(k) / "pytorch_lora_weights.safetensors").read_bytes())
+    assert len(written) == 1
+
+
+def test_a_folder_of_pickles_is_refused_and_told_how_to_convert(folder, tmp_path):
+    StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).save_pretrained(
+        tmp_path / "whole"
+    )
+    weights = tmp_path / "whole" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(
+        UserError, match=r"model\.name: .*\.bin is a pickle.*safe_serialization"
+    ) as e:
+        load_model(str(tmp_path / "whole"))
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,8 +84,11 @@ def test_rewards_get_contiguous_images():
         (torch.rand(5), "returned float32 of shape (5,) for 6 images, the first for 'a fox'"),
         (torch.rand(6, 1), "float32 of shape (6, 1)"),
         (torch.tensor(1.0), "float32 of shape ()"),
-        (torch.arange(6), "int64 of shape (6,)"),
-        ([0.0] * 6, "returned list for 6 images"),
+        (torch.zeros(6, dtype=torch.complex64), "complex64 of shape (6,)"),
+        ([0.0] * 5, "float32 of shape (5,) for 6 images"),
+        (["0.0"] * 6, "returned list for 6 images"),
+        (np.array(["a"] * 6), "returned ndarray for 6 images"),
+        ([0.0, 1, 2, 3, 4, float("nan")], "of an image for 'a cat' is nan"),
         (None, "returned NoneType for 6 images"),
         (torch.tensor([1, 2, 3, 4, torch.nan, 6]), "of an image for 'a cat' is nan"),
         (torch.tensor([1, -torch.inf, 3, 4, 5, 6]), "of an image for 'a fox' is -inf"),
@@ -94,6 +98,23 @@ def test_wrong_scores_name_the_prompt(answer, told):
     with pytest.raises(UserError) as refusal:
         score(lambda x, prompts: answer, images(), PROMPTS)
     assert told in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        torch.arange(6),
+        list(range(6)),
+        tuple(float(k) for k in range(6)),
+        np.arange(6.0),
+        np.arange(6, dtype=np.float16),
+        list(np.arange(6.0)),
+    ],
+)
+def test_scores_may_be_any_six_numbers(answer):
+    rewards = score(lambda x, prompts: answer, images(), PROMPTS)
+    assert rewards.dtype == torch.float32
+    assert rewards.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
 def test_broken_images_reach_neither_reward_nor_encoder():

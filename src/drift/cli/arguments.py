@@ -81,9 +81,10 @@ def generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--count", type=int, default=8, help="images per prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first image; then counting up")
-    p.add_argument("--steps", type=int, default=20, help="denoising steps")
-    p.add_argument("--guidance-scale", type=float, default=3.0, help="1 switches guidance off")
-    p.add_argument("--eta", type=float, default=1.0, help="0 = deterministic DDIM, 1 = its SDE")
+    told = "; default: as the run is evaluated"
+    p.add_argument("--steps", type=int, help=f"denoising steps{told}")
+    p.add_argument("--guidance-scale", type=float, help=f"1 switches guidance off{told}")
+    p.add_argument("--eta", type=float, help=f"0 = deterministic DDIM, 1 = its SDE{told}")
     p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
 

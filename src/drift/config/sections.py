@@ -30,9 +30,9 @@ OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself comput
 BESIDE_SHIPPED, BESIDE = ("clip-tiny", "dreamsim-tiny"), ("vae", "clip")
 
 
-def hold(section: object, field: str, fine: bool, rule: str) -> None:
+def require(section: object, field: str, fine: bool, rule: str) -> None:
     """Refuse the value of a section's field unless it is fine by this rule."""
-    refuse(not fine, f"{field}: {getattr(section, field)} will not do: {rule}")
+    refuse(not fine, f"{field}: {getattr(section, field)} is refused: {rule}")
 
 
 def refuse_own_features(field: str, *encoders: str) -> None:
@@ -151,13 +151,17 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         refuse_own_features("encoders", *self.encoders)
-        hold(self, "prompts_count", self.prompts_count >= 0, "not negative; 0 is all of the list")
-        hold(self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more")
-        hold(self, "steps", self.steps >= 1, "at least 1")
-        hold(self, "batch_size", self.batch_size >= 1, "at least 1")
-        hold(self, "eta", 0 <= self.eta <= 1, "in [0, 1]")
-        hold(self, "guidance_scale", self.guidance_scale >= 0, "not negative")
-        hold(self, "seed", self.seed >= 0, "not negative")
+        require(
+            self, "prompts_count", self.prompts_count >= 0, "not negative; 0 is all of the list"
+        )
+        require(
+            self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more"
+        )
+        require(self, "steps", self.steps >= 1, "at least 1")
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
+        require(self, "eta", 0 <= self.eta <= 1, "in [0, 1]")
+        require(self, "guidance_scale", self.guidance_scale >= 0, "not negative")
+        require(self, "seed", self.seed >= 0, "not negative")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -179,11 +183,13 @@ class LiveConfig:
 
     def __post_init__(self) -> None:
         refuse_own_features("encoder", self.encoder)
-        hold(self, "every", self.every >= 0, "not negative")
-        hold(self, "prompts_count", self.prompts_count >= 1, "at least 1")
-        hold(self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more")
-        hold(self, "seed", self.seed >= 0, "not negative")
-        hold(self, "alarm_share", 0 <= self.alarm_share < 1, "in [0, 1)")
+        require(self, "every", self.every >= 0, "not negative")
+        require(self, "prompts_count", self.prompts_count >= 1, "at least 1")
+        require(
+            self, "images_per_prompt", self.images_per_prompt >= 2, "diversity compares 2 or more"
+        )
+        require(self, "seed", self.seed >= 0, "not negative")
+        require(self, "alarm_share", 0 <= self.alarm_share < 1, "in [0, 1)")
         off = self.every == 0
         refuse(off and self.on_alarm == "stop", "on_alarm 'stop' needs looks, but every is 0")
         refuse(off and self.keep == "pareto", "keep 'pareto' needs looks, but every is 0")

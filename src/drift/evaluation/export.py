@@ -115,7 +115,7 @@ def _check(out: Path, full: bool) -> None:
         raise UserError(f"out: {out} exists already; name another")
     if full == (out.suffix == ".safetensors"):
         wanted = "a folder's name: all of the UNet was trained" if full else "NAME.safetensors"
-        raise UserError(f"out: '{out}' will not do; it takes {wanted}")
+        raise UserError(f"out: '{out}' is refused; it takes {wanted}")
 
 
 def export(run: Path, out: Path, *, checkpoint: str = "last", half: bool = False) -> Path:

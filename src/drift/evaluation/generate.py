@@ -47,18 +47,23 @@ def generate(
     *,
     seeds: Sequence[int],
     out: Path,
-    steps: int = 50,
-    guidance_scale: float = 5.0,
-    eta: float = 1.0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float | None = None,
     checkpoint: str = "last",
     batch_size: int = 16,
 ) -> list[Path]:
     """Write `<prompt>-<seed>.png` for each, and a sheet of all; returns the paths, sheet last.
 
-    `checkpoint`: last, base, or the number of an epoch; a plain model has none.
+    `checkpoint`: last, base, or the number of an epoch; a plain model has none. Steps, guidance
+    and eta that are None are those of the run's `evaluation`, its defaults for a plain model.
     """
-    _check(prompts, seeds, steps, eta)
     config = runs.open_target(target, {})
+    asked = config.evaluation
+    steps = asked.steps if steps is None else steps
+    guidance_scale = asked.guidance_scale if guidance_scale is None else guidance_scale
+    eta = asked.eta if eta is None else eta
+    _check(prompts, seeds, steps, eta)
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")

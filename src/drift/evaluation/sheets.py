@@ -4,6 +4,7 @@ Pictures are uint8 arrays "... H W 3", as evaluations store them.
 """
 
 import io
+from bisect import bisect
 
 import numpy as np
 from jaxtyping import UInt8
@@ -34,11 +35,11 @@ def block(images: UInt8[np.ndarray, "N H W 3"], columns: int, tile: int) -> Imag
 
 def _fitting(text: str, font, width: int) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    text = text[: max(width, 1)]  # no letter is narrower than a pixel
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    fits = bisect(range(1, len(text)), width, key=lambda n: font.getlength(text[:n] + "…"))
+    return text[:fits] + "…"
 
 
 def contact_sheet(

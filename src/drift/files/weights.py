@@ -38,6 +38,19 @@ def read_weights(file: Path, *, field: str) -> dict[str, Any]:
     return content
 
 
+def settle_header(file: Path) -> None:
+    """Write a .safetensors file's header in sorted order: equal weights are then equal bytes.
+
+    The library writes its metadata in the order of a hash table, which differs from save to save.
+    """
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
 def fit_weights(module: nn.Module, state: dict[str, Tensor], *, source: Path, field: str) -> None:
     """Put `state` into `module`, as float32; any misfit is an error naming keys and the file."""
     wanted = module.state_dict()

@@ -28,9 +28,14 @@ def clip_fraction(
     return ((rho - 1).abs() > clip_range).to(log_prob.dtype).mean()
 
 
-def approx_kl(log_prob: Float[Tensor, "B"], old_log_prob: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """KL(old || new) per latent element, as mean of (log rho)^2 / 2 (Schulman's k2).
+def approx_kl(
+    log_prob: Float[Tensor, "B"], old_log_prob: Float[Tensor, "B"], elements: int
+) -> Float[Tensor, ""]:
+    """KL(old || new) per latent element, from samples of old (Schulman's k2).
 
-    Not k3, rho - 1 - log rho: at |log rho| ~ 1e-5 it cancels to nothing in float32.
+    k2 is the mean of (log joint ratio)^2 / 2. A log-probability here is the mean over the latent's
+    D = `elements`, so the joint log-ratio is D times theirs, and the KL per element D times the
+    mean of their (log rho)^2 / 2: comparable with `kl.gaussian_kl`. Not k3, rho - 1 - log rho: at
+    |log rho| ~ 1e-5 it cancels to nothing in float32.
     """
-    return 0.5 * (log_prob - old_log_prob).square().mean()
+    return 0.5 * elements * (log_prob - old_log_prob).square().mean()

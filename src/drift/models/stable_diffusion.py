@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils import logging as diffusers_logging
@@ -25,7 +26,7 @@ from torch.nn import Module, Parameter
 from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
-from drift.files.weights import fit_weights, read_weights
+from drift.files.weights import fit_weights, read_weights, settle_header
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule, TextEmbeds
 
@@ -115,6 +116,7 @@ class StableDiffusion:
             unet_lora_layers=weights,
             unet_lora_adapter_metadata=config,
         )
+        settle_header(folder / LORA_WEIGHT_NAME_SAFE)
 
     def load_weights(self, folder: Path) -> None:
         """Put saved weights into the adapter made by `add_adapter`, or the UNet unfrozen."""
@@ -243,16 +245,32 @@ class StableDiffusion:
 
 def _read_unet(folder: Path | None) -> UNet2DConditionModel:
     """A pipeline's UNet alone, frozen, in float32."""
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(
+        folder, subfolder="unet", dtype=torch.float32, use_safetensors=True
+    )
     return unet.eval().requires_grad_(False)
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """A part of the model that has only a `.bin` would have to be unpickled, which runs code."""
+    for part in ("unet", "vae", "text_encoder"):
+        files = sorted((folder / part).glob("*.bin"))
+        if files and not list((folder / part).glob("*.safetensors")):
+            raise UserError(
+                f"model.name: {files[0]} is a pickle, which is not read; convert it on a machine "
+                "that trusts it: pipe.save_pretrained(FOLDER, safe_serialization=True)"
+            )
 
 
 def load(folder: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion:
     """The model in a diffusers folder."""
+    _refuse_pickles(folder)
     # What is not asked for is not downloaded either, though a published index names it.
     left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, **left_out)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **left_out
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error

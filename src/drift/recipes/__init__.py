@@ -5,6 +5,7 @@ gives settings that belong to a scale (a latent size, an encoder) by "slot.kind"
 method has that part.
 """
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -120,7 +121,7 @@ def read_prompts(name: str, *, field: str = "prompts") -> list[str]:
     path = RECIPES / "prompts" / f"{name}.txt"
     path = path if path.exists() else Path(name)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a BOM, CRLF: no prompt's part
     except FileNotFoundError:
         raise UserError(f"{field}: there is no prompt file or list '{name}'") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -128,7 +129,7 @@ def read_prompts(name: str, *, field: str = "prompts") -> list[str]:
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"{field}: the prompt file '{name}' is empty")
-    doubled = sorted({p for p in prompts if prompts.count(p) > 1})
+    doubled = sorted(p for p, count in Counter(prompts).items() if count > 1)
     if doubled:
         raise UserError(f"{field}: '{name}' has '{doubled[0]}' more than once")
     return prompts

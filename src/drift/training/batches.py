@@ -8,7 +8,7 @@ from torch import Tensor
 from drift.errors import UserError
 
 
-def halving(work: Callable[[Tensor], None], rows: Tensor, size: int, *, field: str) -> int:
+def in_batches(work: Callable[[Tensor], None], rows: Tensor, size: int, *, field: str) -> int:
     """Do `work` on all `rows`, `size` at once; returns the size that fitted in the end.
 
     `work` must leave nothing behind when it runs out of memory. `field` names the setting that an

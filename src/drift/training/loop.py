@@ -108,7 +108,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
 
 GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"
 
-# What a resumed run may have otherwise: how long, whither, in which process, and who looks on.
+# What a resumed run may have otherwise: its length and folder, worker, looks and trackers.
 ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}, "live": {}, "trackers": ()}
 
 

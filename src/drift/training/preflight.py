@@ -100,6 +100,9 @@ def causes(
     at_once = replace(config.optimizer, micro_batch_size=config.sampling.batch_size)
     if fits(replace(config, optimizer=at_once)):
         yield "the batch shape: micro_batch_size and sampling.batch_size round differently"
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    if tf32 and model.device.type == "cuda":
+        yield "TF32 is switched on in this process (torch.backends.*.allow_tf32)"
     half = config.model.dtype != "float32"  # which a network that is trained whole computes in
     if half or any(p.dtype != torch.float32 for p in model.network.parameters()):
         yield "the network is not in float32"

@@ -11,7 +11,7 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
-from drift.training.batches import halving
+from drift.training.batches import in_batches
 from drift.types import PolicyModel, Rollout, TextEmbeds
 
 
@@ -51,7 +51,7 @@ def decode(
 ) -> Float[Tensor, "B 3 H W"]:
     """Images on the CPU, `batch_size` at once: the decoder needs more memory than the network."""
     parts: list[Tensor] = []
-    halving(
+    in_batches(
         lambda part: parts.append(model.decode(part).cpu()),
         latents,
         batch_size,
@@ -104,7 +104,7 @@ def rollout(
         images = decode(model, latents[:, -1], decode_batch_size)
         parts.append((latents.cpu(), log_probs.cpu(), images, *own))
 
-    halving(draw, torch.arange(len(flat_seeds)), batch_size, field="batch_size")
+    in_batches(draw, torch.arange(len(flat_seeds)), batch_size, field="batch_size")
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
     latents, log_probs, images, *own = joined

@@ -12,7 +12,7 @@ from drift.errors import UserError
 from drift.rewards import check_rewards, load_rewards
 from drift.rewards.checks import check_scores
 from drift.rewards.worker import load_in_worker
-from drift.training.batches import halving
+from drift.training.batches import in_batches
 from drift.types import ImageEncoder, Reward, Rollout
 
 SMALLEST = 4  # pixels a side; less is no picture
@@ -82,9 +82,9 @@ def score(
 
     rows = torch.arange(P * C)
     if getattr(reward, "per_group", False):
-        halving(lambda group: judge(group[0]), rows.view(P, C), 1, field=FIELD)
+        in_batches(lambda group: judge(group[0]), rows.view(P, C), 1, field=FIELD)
     else:
-        halving(judge, rows, batch_size, field=FIELD)
+        in_batches(judge, rows, batch_size, field=FIELD)
     return torch.cat(parts).view(P, C)
 
 
@@ -108,7 +108,7 @@ def embed(
             raise UserError(f"the encoder returned {tuple(part.shape)} for {len(rows)} images")
         parts.append(part)
 
-    halving(encode, torch.arange(P * G), batch_size, field=FIELD)
+    in_batches(encode, torch.arange(P * G), batch_size, field=FIELD)
     return _finite(torch.cat(parts).unflatten(0, (P, G)), prompts)
 
 

@@ -45,7 +45,9 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap under `stage`."""
+        """Book the time since the last lap under `stage`, a card's own work included."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 3)
         self._last = now

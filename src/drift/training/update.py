@@ -19,7 +19,7 @@ from drift.errors import UserError
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed
 from drift.functional.surrogate import approx_kl, clip_fraction
-from drift.training.batches import halving
+from drift.training.batches import in_batches
 from drift.types import PolicyModel, Rollout, Schedule
 
 MOST_SKIPPED = 10  # updates in a row; float16's scaler needs a few to find its scale
@@ -102,6 +102,7 @@ class Tally:
     """Running figures of one update, on the CPU."""
 
     steps: int
+    elements: int  # of a latent
     means: Tensor = field(default_factory=lambda: torch.zeros(4))
     worst: float = 0.0
     gap: Tensor = field(init=False)
@@ -112,7 +113,8 @@ class Tally:
     def add(self, step, log_prob, old, loss, penalty, clip_range: float, share: float) -> None:
         log_prob, loss, penalty = (v.detach().float().cpu() for v in (log_prob, loss, penalty))
         clipped = clip_fraction(log_prob, old, clip_range)
-        measured = (loss.mean(), clipped, approx_kl(log_prob, old), penalty.mean())
+        kl = approx_kl(log_prob, old, self.elements)
+        measured = (loss.mean(), clipped, kl, penalty.mean())
         self.means += share * torch.stack(measured)
         self.worst = max(self.worst, float(((log_prob - old).exp() - 1).abs().max()))
         self.gap.scatter_reduce_(0, step, (log_prob - old).abs(), "amax")
@@ -158,7 +160,8 @@ def trial_gradient(
 
 def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
-    method, parameters, tally = config.method, model.trainable_parameters(), Tally(len(schedule))
+    method, parameters = config.method, model.trainable_parameters()
+    tally = Tally(len(schedule), elements=kept.latents[0, 0, 0].numel())
     weights = method.weighting(schedule, config.sampling.eta)
     stored = kept.log_probs.flatten(0, 1)
 
@@ -177,7 +180,7 @@ def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> Up
         old = stored[sample, step]
         tally.add(step, log_prob, old, loss, penalty, method.surrogate.clip_range, share)
 
-    learner.micro_batch_size = halving(
+    learner.micro_batch_size = in_batches(
         accumulate, pairs, learner.micro_batch_size, field="optimizer.micro_batch_size"
     )
     norm, skipped = _step(learner, parameters, config.optimizer.max_grad_norm)
