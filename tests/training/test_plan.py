@@ -6,7 +6,7 @@ import torch
 
 import drift.training.plan
 from drift.encoders import load_encoder
-from drift.recipes import load_recipe
+from drift.recipes import load_recipe, read_prompts
 from drift.rewards import load_reward
 from drift.training.loop import train
 from drift.training.memory import peak_memory
@@ -101,6 +101,33 @@ def test_a_stage_that_runs_out_of_memory_with_two_rows_takes_one(parts):
     hook.remove()
     assert chosen["sampling.batch_size"] == chosen["optimizer.micro_batch_size"] == 1
     assert chosen["sampling.decode_batch_size"] == 8
+
+
+def test_what_a_first_call_keeps_is_in_use_before_the_rows_are_measured(parts):
+    """As the base of a model that is trained whole, which is read when first asked for."""
+    config, model, reward, encoder = parts
+    kept, calls = [], []
+
+    def keeps(images, prompts):
+        calls.append(len(images))
+        if not kept:
+            kept.append(torch.zeros(10**7))  # 40 MB, for good
+        return reward(images, prompts)
+
+    free = 4 * 10**7
+    assert plan(config, model, keeps, encoder, free=free) == plan(*parts, free=free)
+    assert calls == [1, 1, 2]  # and not one row for the price of all that was kept
+
+
+def test_a_reward_is_tried_on_the_runs_own_prompts(parts):
+    config, model, reward, encoder = parts
+    known = read_prompts(config.prompts)
+
+    def strict(images, prompts):
+        assert set(prompts) <= set(known)
+        return reward(images, prompts)
+
+    plan(config, model, strict, encoder)
 
 
 def test_a_plan_leaves_no_trace(parts):

@@ -1,9 +1,11 @@
 """How many rows each stage takes at once, so that a run fits into memory: chosen before it starts.
 
-Each stage is tried with one row and with two, on the real networks and the real device. That gives
-what it takes by itself and what each further row costs. A size that a recipe asks for is halved
-until it fits; one of 0 begins with all rows of the stage, or MOST. What fits ill all the same, as
-when something else takes memory later, is halved when it happens (`drift.training.batches`).
+Each stage is tried with one row and with two, on the real networks, the real device and the first
+of the run's own prompts. That gives what it takes by itself and what each further row costs. What a
+first call takes for good (a copy of the base, a library's workspace) is in use by then. A size that
+a recipe asks for is halved until it fits; one of 0 begins with all rows of the stage, or MOST. What
+fits ill all the same, as when something else takes memory later, is halved when it happens
+(`drift.training.batches`).
 
 Results depend on the sizes by rounding only. A resumed run never takes larger ones than before.
 """
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from drift.config import TrainConfig
 from drift.functional.noise import trajectory_noise
+from drift.recipes import read_prompts
 from drift.training.memory import free_memory, peak_memory
 from drift.training.rollout import decode
 from drift.training.update import trial_gradient
@@ -23,7 +26,6 @@ from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
 
 SHARE = 0.85  # of the free memory that is planned with; the rest is for the allocator's gaps
 MOST = 64  # rows at once, where a recipe leaves it open; more is hardly faster
-PROMPT = "a photograph"
 SIZES = (
     "sampling.batch_size",
     "sampling.decode_batch_size",
@@ -57,12 +59,13 @@ def stages(
 ) -> list[Stage]:
     """The four of an epoch, in its order; whatever encoders a run has judge with the reward."""
     images, pairs = config.images_sampled, config.samples_per_update * config.sampling.steps
+    prompt = read_prompts(config.prompts)[0]
     image = decode(model, _noise(model, 1)[0].to(model.device), 1)
     return [
-        Stage(SIZES[0], images, lambda n: _predict(model, n, config)),
+        Stage(SIZES[0], images, lambda n: _predict(model, [prompt] * n, config)),
         Stage(SIZES[1], images, lambda n: _decode(model, n)),
-        Stage(SIZES[2], images, lambda n: _judge(reward, encoders, image, n)),
-        Stage(SIZES[3], pairs, lambda n: _backward(model, n, config)),
+        Stage(SIZES[2], images, lambda n: _judge(reward, encoders, image, [prompt] * n)),
+        Stage(SIZES[3], pairs, lambda n: _backward(model, prompt, n, config)),
     ]
 
 
@@ -77,11 +80,14 @@ def plan(
 
     The model must have what is trained already; its gradients and moments are left room for.
     """
+    todo = stages(config, model, reward, *encoders)
+    for stage in todo:
+        _measure(stage, 1, model.device)  # the first call
     if free is None:
         free = int(SHARE * free_memory(model.device))
     trained = sum(p.numel() for p in model.trainable_parameters())
     free -= 4 * trained * 3  # bytes: the gradient and AdamW's two moments, in float32
-    for stage in stages(config, model, reward, *encoders):
+    for stage in todo:
         asked = read_size(config, stage.field)
         most = min(asked or MOST, stage.rows)
         one, two = (_measure(stage, rows, model.device) for rows in (1, 2))
@@ -142,12 +148,13 @@ def _noise(model: PolicyModel, rows: int, steps: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def _predict(model: PolicyModel, rows: int, config: TrainConfig) -> tuple[Tensor, Tensor]:
+def _predict(model: PolicyModel, prompts: list[str], config: TrainConfig) -> tuple[Tensor, Tensor]:
     """One denoising step; the states that a trajectory collects, and their stack, are there too."""
-    sampling, x = config.sampling, _noise(model, rows)[0].to(model.device)
+    rows, sampling = len(prompts), config.sampling
+    x = _noise(model, rows)[0].to(model.device)
     collected = x.new_empty(2 * sampling.steps, *x.shape)
     times = model.schedule(sampling.steps).timesteps[:1].expand(rows)
-    embeds = model.encode_prompts([PROMPT] * rows)
+    embeds = model.encode_prompts(prompts)
     return collected, model.predict_noise(x, times, embeds, sampling.guidance_scale)
 
 
@@ -158,23 +165,23 @@ def _decode(model: PolicyModel, rows: int) -> Tensor:
 
 @torch.no_grad()
 def _judge(
-    reward: Reward, encoders: Sequence[ImageEncoder | None], image: Tensor, rows: int
+    reward: Reward, encoders: Sequence[ImageEncoder | None], image: Tensor, prompts: list[str]
 ) -> None:
     """A reward that wants whole groups has no size to choose, and is not asked."""
-    images = image.repeat(rows, 1, 1, 1)
+    images = image.repeat(len(prompts), 1, 1, 1)
     if not getattr(reward, "per_group", False):
-        reward(images, [PROMPT] * rows)
+        reward(images, prompts)
     for encoder in encoders:
         if encoder is not None:
             encoder(images)
 
 
-def _backward(model: PolicyModel, rows: int, config: TrainConfig) -> None:
+def _backward(model: PolicyModel, prompt: str, rows: int, config: TrainConfig) -> None:
     """The gradient of one micro-batch, of the first steps of one made-up trajectory."""
     steps, drawn = config.sampling.steps, model.schedule(config.sampling.steps).stochastic
     made_up = Rollout(
-        [PROMPT],
-        model.encode_prompts([PROMPT]).each(Tensor.cpu),
+        [prompt],
+        model.encode_prompts([prompt]).each(Tensor.cpu),
         torch.zeros(1, 1, dtype=torch.long),
         torch.zeros(1, 1, steps),
         _noise(model, 1, steps).movedim(1, 0)[None],
