@@ -78,6 +78,7 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
     chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
+    del pool  # the paper's is 1.7 GB, and the update needs memory
     features = features_of(run.encoder, kept, at_once)
     intrinsic = method.shaping(features, config.sampling.steps)
     advantages, run.method_state = method.advantage(

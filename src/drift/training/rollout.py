@@ -32,7 +32,7 @@ def denoise(
     """
     schedule = model.schedule(steps)
     noise = trajectory_noise(seeds, model.latent_shape, steps).to(model.device)
-    latents, log_probs = [noise[0]], []
+    latents, log_probs, stochastic = [noise[0]], [], schedule.stochastic
     for k in range(steps):
         x, batch = latents[-1], len(seeds)
         fractions = schedule.fractions[k].expand(batch)
@@ -41,7 +41,7 @@ def denoise(
         noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
         mean, std = schedule.step(x, noise_pred, k, eta)
         latents.append(mean + std * noise[k + 1])
-        drawn = eta > 0 and k < schedule.stochastic
+        drawn = eta > 0 and k < stochastic
         log_probs.append(gaussian_log_prob(latents[-1], mean, std) if drawn else x.new_zeros(batch))
     return torch.stack(latents, 1), torch.stack(log_probs, 1)
 
