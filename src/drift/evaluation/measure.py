@@ -112,7 +112,7 @@ def _figures(name: str, features: ByPrompt) -> dict[str, Any]:
 def _against(name: str, ours: ByPrompt, reference: ByPrompt) -> dict[str, Any]:
     """Recall of the reference's pictures by ours, by the reference's prompts; and precision.
 
-    Balls of all prompts' pictures together; without a value where they are too few for 10 neighbours.
+    Balls of all prompts' pictures together; no value where these are too few for 10 neighbours.
     """
     _alike(name, [E[0] for E in (*ours.values(), *reference.values())])
     figures = {}

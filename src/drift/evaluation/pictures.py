@@ -1,5 +1,6 @@
 """Pictures from anywhere as the 8-bit RGB that a viewer shows, or one line that names the file."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def find_sets(folder: Path) -> dict[str, list[Path]]:
 
     Files of other suffixes and hidden ones are passed over.
     """
-    if not folder.is_dir():
-        raise UserError(f"measure: '{folder}' is no folder")
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"measure: '{folder}' is no folder that can be read")
     own = _pictures(folder)
     inner = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     if own and inner:
