@@ -37,6 +37,11 @@ COMMANDS = {
         arguments.evaluate,
         "judge a run's checkpoints, or a model, on fixed seeds",
     ),
+    "measure": (
+        commands.measure,
+        arguments.measure,
+        "the diversity of pictures in folders, whatever drew them; needs no model",
+    ),
     "compare": (
         commands.compare,
         arguments.compare,

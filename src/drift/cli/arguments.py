@@ -65,6 +65,17 @@ def evaluate(p: argparse.ArgumentParser) -> None:
     )
 
 
+def measure(p: argparse.ArgumentParser) -> None:
+    summary = "with PNG, JPEG or WebP pictures, in a subfolder for each prompt or as one set"
+    p.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=summary)
+    summary = "NAME or NAME:WEIGHTS of docs/encoders.md. The default is shipped, and was trained "
+    summary += "on the Menagerie's drawings: for others take dreamsim, clip or dinov2"
+    p.add_argument("--encoder", default="dreamsim-tiny", metavar="NAME[,NAME]", help=summary)
+    summary = "of recall and precision (10 neighbours), which are not told without it"
+    p.add_argument("--reference", type=Path, metavar="FOLDER", help=summary)
+    p.add_argument("--out", type=Path, metavar="FILE.json", help="also write all figures here")
+
+
 def compare(p: argparse.ArgumentParser) -> None:
     summary = "run folders; those that differ in their training seed alone count as one method"
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)

@@ -58,6 +58,17 @@ def evaluate(args: argparse.Namespace) -> None:
         print("wrote", ", ".join(dict.fromkeys(str(folder.parent) for folder in folders)))
 
 
+def measure(args: argparse.Namespace) -> None:
+    from drift.evaluation.measure import measure_folders
+    from drift.report.terminal import measured_table
+
+    encoders = args.encoder.split(",")
+    measured = measure_folders(args.folders, encoders, args.reference, args.out)
+    print(*measured_table([(one.folder, one.figures, one.notes) for one in measured]), sep="\n")
+    if args.out:
+        print(f"wrote {args.out}")
+
+
 def compare(args: argparse.Namespace) -> None:
     from drift.report.compare import compare
 

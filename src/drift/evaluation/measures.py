@@ -87,7 +87,7 @@ def measure(
                 rewards[name].append(score(reward, images, [prompt]))
         for name, encoder in judges.encoders.items():
             with _named("encoders", name):
-                features[name].append(_directions(embed(encoder, images, [prompt]), prompt))
+                features[name].append(directions(embed(encoder, images, [prompt]), prompt))
         if judges.probe is not None:
             truths.append(judge(images, [prompt], judges.probe))
         judged(p)
@@ -109,7 +109,7 @@ def measure(
     return figures, joined
 
 
-def _directions(features: Float[Tensor, "1 N D"], prompt: str) -> Float[Tensor, "1 N D"]:
+def directions(features: Float[Tensor, "1 N D"], prompt: str) -> Float[Tensor, "1 N D"]:
     """The features, if none is all zeros, which has no direction and so no distance."""
     if not features.any(-1).all():
         raise UserError(f"the encoder's features of an image for '{prompt}' are all zero")

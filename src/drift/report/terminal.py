@@ -64,6 +64,28 @@ def closing_table(folders: Sequence[Path], width: int) -> list[str]:
     return lines
 
 
+def measured_table(measured: Sequence[tuple[str, Figures, list[str]]]) -> list[str]:
+    """For each encoder a row a folder, of (folder, figures, notes); then the notes."""
+    names = list(dict.fromkeys(name for _, figures, _ in measured for name in figures))
+    told = ["in brackets: 95 % intervals over prompts; Vendi and recall rise with the pictures"]
+    lines: list[str] = []
+    for encoder in dict.fromkeys(name.partition("/")[2] for name in names):
+        shown = [name for k in OF_ENCODERS if (name := f"{k}/{encoder}") in names]
+        rows = [[encoder, *(wording(name).text for name in shown)]]
+        for folder, figures, _ in measured:
+            cells = [cell(figures.get(name), wording(name).share) for name in shown]
+            rows.append([_cut(folder), *cells])
+        widths = [max(map(len, column)) + GAP for column in zip(*rows, strict=True)]
+        for row in rows:
+            texts = (text.ljust(w) for text, w in zip(row, widths, strict=True))
+            lines.append("".join(texts).rstrip())
+        lines.append("")
+        if encoder.endswith("-tiny"):
+            told.append(f"{encoder} knows the Menagerie's drawings: judge others by dreamsim, clip")
+    told += [f"{folder}: {note}" for folder, _, notes in measured for note in notes]
+    return lines + told
+
+
 def _columns(found: dict[Path, dict[str, Any]]) -> list[Column]:
     """Each base model once, then the checkpoints."""
     bases = {m["model"]["sha256"]: m for m in found.values() if not m["adapter"]}
