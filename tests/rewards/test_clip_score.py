@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise, resize
+from drift.rewards import load_reward
 from drift.rewards.clip_score import (
     load_clip,
     load_tokenizer,
@@ -151,3 +152,18 @@ def test_a_state_without_what_sizes_are_read_from(tmp_path):
     told = "is no model: it lacks weights, b, c; it holds a, b, weights$"
     with pytest.raises(UserError, match=told):
         require(state, {"weights": 1, "b": 3, "c": 1}, source=tmp_path, kind="model")
+
+
+def test_a_prompts_features_do_not_depend_on_its_company():
+    """Else a resumed run, which meets its prompts in other batches, would score them otherwise."""
+    prompts = [
+        "a fox",
+        "a very small wolf in the snow under a red moon, noto style",
+        "a bee",
+        "owl",
+    ]
+    together, alone = load_reward("pickscore-tiny"), load_reward("pickscore-tiny")
+    together._encode_prompts(prompts)
+    for prompt in reversed(prompts):
+        alone._encode_prompts([prompt])
+        assert torch.equal(together.text_features[prompt], alone.text_features[prompt])

@@ -53,20 +53,21 @@ class ClipScore:
         return (self.scale * cosine).clamp(min=self.minimum).to(images.device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Features of each prompt, kept. A new one is encoded by itself: in a batch, the company it
+        is first seen in would round it, which in a resumed run or another process is another.
+        """
         device = next(self.model.parameters()).device
-        new = [p for p in dict.fromkeys(prompts) if p not in self.text_features]
-        for start in range(0, len(new), self.batch_size):
-            part = new[start : start + self.batch_size]
+        for prompt in dict.fromkeys(prompts):
+            if prompt in self.text_features:
+                continue
             tokens = self.tokenizer(
-                [self.clean(prompt) for prompt in part],
-                padding=True,
+                [self.clean(prompt)],
                 truncation=True,
                 max_length=self.model.config.text_config.max_position_embeddings,
                 return_tensors="pt",
             )
-            # Attention is causal and the feature is read at the end token: padding needs no mask.
             output = self.model.get_text_features(input_ids=tokens.input_ids.to(device))
-            self.text_features |= zip(part, F.normalize(projected(output), dim=-1), strict=True)
+            self.text_features[prompt] = F.normalize(projected(output), dim=-1)[0]
         return torch.stack([self.text_features[prompt] for prompt in prompts])
 
 
