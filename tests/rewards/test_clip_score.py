@@ -158,7 +158,7 @@ def test_a_prompts_features_do_not_depend_on_its_company():
     """Else a resumed run, which meets its prompts in other batches, would score them otherwise."""
     prompts = [
         "a fox",
-        "a very small wolf in the snow under a red moon, noto style",
+        "a small wolf in the snow under a red moon, noto style",
         "a bee",
         "owl",
     ]
