@@ -342,7 +342,7 @@ def test_nothing_is_deleted_before_the_newer_is_on_disk(config, monkeypatch):
     assert len(read_metrics(run, LIVE)) == 4
 
     fade(monkeypatch, 2.0)  # seen again, for it was not saved
-    rewards = iter([3])
+    rewards = iter([3.0])
     train(config("run", *better), resume=True, progress=False)
     assert left(run) == ["step-000003"]
 
