@@ -42,14 +42,22 @@ class Adapter:
     alphas: dict[str, float] | None = None
     metadata: dict[str, Any] | None = None  # of its LoraConfig, by "unet.KEY"
 
+    @property
+    def has_text(self) -> bool:
+        """Whether a text encoder is changed by it as well."""
+        return any(name.startswith("text_encoder.") for name in self.state)
+
     def part(self, name: str) -> dict[str, Tensor]:
-        """What is for the "unet" or the "text_encoder", by peft's names: "LAYER.lora_A.weight"."""
+        """What is for the "unet" or "text_encoder", by peft's names: "LAYER.lora_A.weight"."""
         own = {k.partition(".")[2]: t for k, t in self.state.items() if k.startswith(f"{name}.")}
-        if not own or any(".lora_A." in key for key in own):
-            return own
         if name == "unet":
-            return convert_unet_state_dict_to_peft(own)
-        return convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+            named = any(".lora_A." in key for key in own)
+            return own if named else convert_unet_state_dict_to_peft(own)
+        try:
+            return convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+        except ValueError as error:  # diffusers tells the form by some layers alone
+            told = f"diffusers does not know the form of its text encoder's {', '.join(own)[:200]}"
+            raise UserError(f"{FIELD}: cannot read the LoRA in {self.file}: {told}") from error
 
 
 def find_file(path: Path) -> Path:
@@ -196,7 +204,7 @@ def fuse_into_unet(adapter: Adapter, unet: UNet2DConditionModel) -> UNet2DCondit
 
 def fuse(adapter: Adapter, pipe: StableDiffusionPipeline) -> None:
     """Add it to the weights of the UNet and the text encoder, for good; best in float32."""
-    if adapter.part("text_encoder"):
+    if adapter.has_text:
         check_fit(adapter, "text_encoder", pipe.text_encoder)
         StableDiffusionPipeline.load_lora_into_text_encoder(
             dict(adapter.state),

@@ -44,7 +44,7 @@ class Trained:
 
     def begin_with(self, start: Adapter) -> None:
         """Put an adapter on the UNet, to go on in it; frozen until `train_adapter`."""
-        if start.part("text_encoder"):
+        if start.has_text:
             raise UserError(
                 f"model.adapter: {start.file} also has weights for the text encoder, which is not "
                 "trained here; set model.adapter_use=fuse to make it part of the base"
