@@ -1,7 +1,6 @@
 """A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
 
 import json
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +43,9 @@ def open_pipeline(
     return pipe
 
 
-def cast(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """Store networks in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
-    for network in networks:
-        nn.Module.to(network, dtype)
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Store a network in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
+    return nn.Module.to(network, dtype)
 
 
 def read_unet(source: Path) -> UNet2DConditionModel:
@@ -82,8 +80,7 @@ def _from_file(
 ) -> StableDiffusionPipeline:
     layout = single_file.layout_of(file)
     told = single_file.prediction_type_of(file) if prediction_type == "auto" else prediction_type
-    parts: dict[str, Any] = {p: single_file.load_part(file, p) for p in NETWORKS}
-    cast(parts.values(), dtype)
+    parts: dict[str, Any] = {p: cast(single_file.load_part(file, p), dtype) for p in NETWORKS}
     if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
         parts["unet"].register_to_config(sample_size=NOISE_SIZE)
     scheduler = DDIMScheduler.from_config(layout["scheduler"] | {"prediction_type": told})
