@@ -176,12 +176,12 @@ def test_a_resumed_run_remembers_what_its_method_had_seen(config, tmp_path):
     assert timeless(whole) == timeless(parts)
     for epoch, rewards in [(1, 2), (2, 4), (3, 6)]:  # two a prompt and epoch
         state = f"checkpoints/step-{epoch:06d}/state.json"
-        remembered = json.loads((parts / state).read_text())["method"]
+        remembered = json.loads((parts / state).read_text())["slots"]["advantage"]
         assert {prompt: len(row) for prompt, row in remembered.items()} == {
             "a fox": rewards,
             "a bee": rewards,
         }
-        assert remembered == json.loads((whole / state).read_text())["method"]
+        assert remembered == json.loads((whole / state).read_text())["slots"]["advantage"]
 
 
 OWN = ["encoder=policy", "method.shaping.upper=1.5", *THREE[1:]]
