@@ -42,6 +42,8 @@ def test_every_step_is_diffusers_own(name):
     scheduler = ddim(name)
     x, predicted, z = torch.randn(3, 1, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     zero, one = torch.zeros_like(x), torch.ones_like(x)
+    states, outputs = torch.cat([x, x, zero]), torch.cat([predicted, predicted, zero])
+    noises = torch.cat([zero, z, one])  # mean, sample and std in one call
     for steps in range(1, 51):
         schedule = ddim_schedule(scheduler, steps, CPU)
         assert torch.equal(schedule.timesteps, scheduler.timesteps)
@@ -50,11 +52,8 @@ def test_every_step_is_diffusers_own(name):
             for k, t in enumerate(scheduler.timesteps):
                 mean, std = schedule.step(x, predicted, k, eta)
 
-                def theirs(x, predicted, z, t=t, eta=eta):
-                    return scheduler.step(predicted, t, x, eta=eta, variance_noise=z).prev_sample
-
-                expected, spread = theirs(x, predicted, zero), theirs(zero, zero, one)
-                drawn = theirs(x, predicted, z)
+                theirs = scheduler.step(outputs, t, states, eta=eta, variance_noise=noises)
+                expected, drawn, spread = theirs.prev_sample.split(1)
                 if expected.isnan().any() and schedule.alphas[k] == 0 and eta == 1:
                     expected = schedule.next_alphas[k].sqrt() * -predicted  # x0 is -v
                     spread = (1 - schedule.next_alphas[k]).sqrt()

@@ -324,3 +324,26 @@ def test_not_even_one_row_fits(model):
     taught = learner(torch.optim.SGD(model.trainable_parameters(), lr=1.0), config)
     with pytest.raises(UserError, match=r"optimizer.micro_batch_size: not even one row fits"):
         learn(model, taught, kept, ADVANTAGES, config)
+
+
+def test_a_backward_pass_runs_the_hooks_by_which_gradients_are_shared(model):
+    """Those that DDP and FSDP set on parameters; once for each micro-batch."""
+    config = settings(updates_per_epoch=1, micro_batch_size=8)
+    kept, calls = kept_rollout(model, config), []
+    for parameter in model.trainable_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: calls.append(p))
+    run(model, config, kept)
+    assert len(calls) == len(model.trainable_parameters()) * 4  # 8 samples of 4 steps
+
+
+def test_replayed_log_probabilities_are_exact_in_the_first_update(model):
+    """Whatever the rollout's were rounded to."""
+    plain = settings(micro_batch_size=3)
+    kept = kept_rollout(model, plain)
+    kept.log_probs.add_(1e-2)
+    again = replace(plain, optimizer=replace(plain.optimizer, old_log_probs="replay"))
+    for config, exact in [(plain, False), (again, True)]:
+        optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
+        first, second = learn(model, learner(optimizer, config), kept, ADVANTAGES, config)
+        assert (first.max_ratio_error == first.clip_fraction == 0) == exact
+        assert second.max_ratio_error > 0  # by then the policy has moved

@@ -125,6 +125,9 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     updates_per_epoch: int = 4  # Table 2
     micro_batch_size: int = 2  # (sample, step) pairs per backward pass; 0: as many as fit
+    # Of the ratio: stored in the rollout, or computed again before the updates, in their own batch
+    # shapes: exact in the first of them whatever rounds, for a third more forward passes.
+    old_log_probs: Literal["rollout", "replay"] = "rollout"
 
     def __post_init__(self) -> None:
         refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")

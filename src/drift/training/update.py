@@ -8,7 +8,7 @@ they are. A micro-batch that does not fit into memory is halved, and its gradien
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -105,10 +105,34 @@ def update_policy(
     """One pass over the kept samples in `updates_per_epoch` optimizer steps."""
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -1))
     order = torch.randperm(kept.seeds.numel(), generator=generator)
-    return [
-        _one_update(model, learner, kept, signal, config, trained_pairs(kept, samples))
-        for samples in order.chunk(config.optimizer.updates_per_epoch)
-    ]
+    chunks = order.chunk(config.optimizer.updates_per_epoch)
+    updates = [trained_pairs(kept, samples) for samples in chunks]
+    if config.optimizer.old_log_probs == "replay":
+        kept = replayed(model, learner, kept, config, updates)
+    return [_one_update(model, learner, kept, signal, config, pairs) for pairs in updates]
+
+
+@torch.no_grad()
+def replayed(
+    model: PolicyModel,
+    learner: Learner,
+    kept: Rollout,
+    config: TrainConfig,
+    updates: list[Int[Tensor, "B 2"]],
+) -> Rollout:
+    """The same samples with the log-probabilities that the updates' own micro-batches compute."""
+    schedule, found = model.schedule(config.sampling.steps), kept.log_probs.clone()
+    flat = found.flatten(0, 1)
+
+    def again(part: Int[Tensor, "B 2"]) -> None:
+        log_prob, _, _ = replay(model, kept, part, schedule, config)
+        flat[tuple(part.unbind(1))] = log_prob.cpu()
+
+    for pairs in updates:
+        learner.micro_batch_size = in_batches(
+            again, pairs, learner.micro_batch_size, field="optimizer.micro_batch_size"
+        )
+    return replace(kept, log_probs=found)
 
 
 @dataclass
