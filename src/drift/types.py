@@ -27,11 +27,12 @@ from drift.functional.dynamics import PerSample
 class Schedule(Protocol):
     """The times of a trajectory, noisiest first, and the Gaussian step of a policy at each.
 
-    On the model's device, in float32. `noise_level` is what scales a step's noise: DDIM's eta.
+    On the model's device, in float32. `noise_level` is what scales a step's noise: DDIM's eta, a
+    flow's a.
     """
 
     @property
-    def timesteps(self) -> Int[Tensor, "T"]: ...  # what the network is told
+    def timesteps(self) -> Int[Tensor, "T"] | Float[Tensor, "T"]: ...  # what the network is told
 
     @property
     def fractions(self) -> Float[Tensor, "T"]: ...  # in [0, 1], 1 = pure noise
@@ -67,7 +68,7 @@ class StepPlan:
     A group's rewards are comparable only if all its trajectories were drawn alike.
     """
 
-    noise_level: Float[Tensor, "P T"]  # DDIM's eta; 0 is a deterministic step
+    noise_level: Float[Tensor, "P T"]  # DDIM's eta, a flow's a; 0 is a deterministic step
     train: Bool[Tensor, "P T"]
 
     def __post_init__(self) -> None:
@@ -185,7 +186,7 @@ class PolicyModel(Protocol):
     def predict(
         self,
         latents: Float[Tensor, "B c h w"],
-        timesteps: Int[Tensor, "B"],
+        timesteps: Int[Tensor, "B"] | Float[Tensor, "B"],
         conditioned: Conditioned,
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]: ...

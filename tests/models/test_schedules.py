@@ -2,10 +2,15 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
 
 from drift.errors import UserError
-from drift.models.schedules import ddim_schedule
+from drift.models.schedules import ddim_schedule, flow_schedule
 
 # Published configurations: SD 1.5's and 2.1's betas; what else a folder may say.
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -130,3 +135,49 @@ def test_a_start_without_signal_says_nothing_of_a_picture_and_sums_up_the_noise(
 def test_what_no_step_can_be_made_of_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         ddim_schedule(ddim("zero snr", **changes), 4, CPU)
+
+
+# --- flow models ---
+
+# Ten steps at shift 3, as read in the peers' code: flow_grpo's, and DanceGRPO's and MixGRPO's.
+SIGMAS = {
+    "twice": [1, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.278, 0.0089, 0],
+    "once": [1, 0.9643, 0.9231, 0.875, 0.8182, 0.75, 0.6667, 0.5625, 0.4286, 0.25, 0],
+}
+
+
+@pytest.mark.parametrize("shift", SIGMAS)
+def test_sigmas_are_the_peers(shift):
+    schedule = flow_schedule(FlowMatchEulerDiscreteScheduler(shift=3.0), 10, CPU, shift=shift)
+    sigmas = [*schedule.fractions.tolist(), schedule.next_sigmas[-1].item()]
+    assert sigmas == pytest.approx(SIGMAS[shift], abs=6e-5)
+    assert torch.equal(schedule.fractions[1:], schedule.next_sigmas[:-1])
+    torch.testing.assert_close(schedule.timesteps, 1000 * schedule.fractions)
+    assert schedule.noisy(0.7).tolist() == [True] * 9 + [False]
+    assert not schedule.noisy(0.0).any()
+
+
+def test_flux_sigmas_depend_on_the_pictures_size():
+    # 512 x 512: 1,024 packed tokens, mu = 0.5 + (1024 - 256)·0.65/3840 = 0.63.
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    schedule = flow_schedule(scheduler, 6, CPU, shift="once", mu=0.63)
+    expected = [1, 0.9037, 0.7897, 0.6525, 0.4842, 0.2730]
+    assert schedule.fractions.tolist() == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+@pytest.mark.parametrize("form", ["sde", "cps"])
+def test_a_flow_schedule_steps_as_its_scheduler_without_noise(form, steps):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    schedule = flow_schedule(scheduler, steps, CPU, form=form)
+    x, generator = torch.ones(2, 4), torch.Generator().manual_seed(0)
+    for k, t in enumerate(scheduler.timesteps):
+        v = torch.randn(2, 4, generator=generator)
+        mean, std = schedule.step(x, v, k, 0.0)
+        x = scheduler.step(v, t, x).prev_sample
+        torch.testing.assert_close(mean, x, rtol=0, atol=1e-6)
+        assert std == 0
+    noisy = schedule.noisy(0.7)
+    for k in range(steps):
+        assert (schedule.step(x, x, k, 0.7)[1] > 0) == noisy[k]
+    assert schedule.sensitivity(0.7)[noisy].isfinite().all()
