@@ -198,7 +198,11 @@ class PolicyModel(Protocol):
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]: ...
 
     def add_adapter(  # a LoRA is trained ...
-        self, rank: int, alpha: int, target_modules: Sequence[str], seed: int
+        self, rank: int, alpha: int | float, target_modules: Sequence[str], seed: int
+    ) -> None: ...
+
+    def train_adapter(  # ... or the one that it was loaded with, if None of these contradicts it
+        self, rank: int | None, alpha: int | float | None, target_modules: Sequence[str] | None
     ) -> None: ...
 
     def unfreeze(self) -> None: ...  # ... or all of the network
@@ -207,9 +211,12 @@ class PolicyModel(Protocol):
 
     def save_weights(self, folder: Path) -> None: ...  # what is trained, in diffusers' own files
 
+    def save_pipeline(self, folder: Path) -> None: ...  # all of it, as a diffusers folder
+
     def load_weights(self, folder: Path) -> None: ...
 
-    def reference(self) -> AbstractContextManager[None]: ...  # inside it, the frozen base model
+    # Inside it, the frozen policy that training began with.
+    def reference(self) -> AbstractContextManager[None]: ...
 
 
 @runtime_checkable

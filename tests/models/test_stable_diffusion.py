@@ -1,4 +1,6 @@
+import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -97,6 +99,27 @@ def test_a_folder_of_pickles_is_refused_and_told_how_to_convert(folder, tmp_path
     ) as e:
         load_model(str(tmp_path / "whole"))
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("parts", [("unet", "vae", "text_encoder"), ("unet",)])
+def test_parts_that_come_in_half_precision_alone_are_read(folder, tmp_path, parts):
+    whole = load_model(str(folder)).pipe
+    shutil.copytree(folder, tmp_path / "half")
+    for part in parts:
+        (file,) = (tmp_path / "half" / part).glob("*.safetensors")
+        getattr(copy.deepcopy(whole), part).half().save_pretrained(file.parent, variant="fp16")
+        file.unlink()
+    model = load_model(str(tmp_path / "half"))
+    for part in ("unet", "vae", "text_encoder"):
+        wanted, state = (getattr(p, part).state_dict() for p in (whole, model.pipe))
+        for name, tensor in wanted.items():
+            stored = tensor.half().float() if part in parts else tensor
+            assert torch.equal(state[name], stored), name
+    model.unfreeze()
+    with model.reference():  # which reads the UNet again
+        base = model.network
+        assert base is not whole.unet
+        assert torch.equal(base.conv_in.weight, whole.unet.conv_in.weight.half().float())
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])

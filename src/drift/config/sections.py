@@ -29,6 +29,13 @@ OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself comput
 # which needs nothing fetched, and beside that CLIP.
 BESIDE_SHIPPED, BESIDE = ("clip-tiny", "dreamsim-tiny"), ("vae", "clip")
 
+# A fresh LoRA: rank and alpha are Table 2's.
+FRESH = {
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "target_modules": ("to_q", "to_k", "to_v", "to_out.0"),
+}
+
 
 def require(section: object, field: str, fine: bool, rule: str) -> None:
     """Refuse the value of a section's field unless it is fine by this rule."""
@@ -54,18 +61,38 @@ def refuse_own_features(field: str, *encoders: str) -> None:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """The policy: a diffusers folder, hub id, or shipped part, and what of it is trained."""
+    """The policy: a diffusers folder, .safetensors file, hub id, or shipped part, and what of it is
+    trained.
+    """
 
     name: str = "menagerie/model"
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"  # auto: as the model says
+    adapter: str = ""  # a LoRA to begin with: a file, folder, or hub id
+    adapter_use: Literal["continue", "fuse"] = "continue"  # train it on, or a new one on top of it
     tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
-    lora_rank: int = 8  # Table 2
-    lora_alpha: int = 16  # Table 2
-    target_modules: Names = ("to_q", "to_k", "to_v", "to_out.0")
+    # None: 8, 16 (Table 2) and the projections of every attention, or those of a continued adapter.
+    lora_rank: int | None = None
+    lora_alpha: int | float | None = None
+    target_modules: Names | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # what is trained stays float32
     gradient_checkpointing: bool = False  # a fifth of the memory of a backward pass, a third slower
 
     def __post_init__(self) -> None:
-        refuse(self.lora_rank < 1, f"lora_rank must be at least 1, got {self.lora_rank}")
+        refuse(
+            self.continues and self.tune == "full",
+            "adapter_use 'continue' trains a LoRA on, but tune is 'full'; fuse it",
+        )
+        if not self.continues:
+            for field, value in FRESH.items():
+                if getattr(self, field) is None:
+                    object.__setattr__(self, field, value)
+        rank = self.lora_rank
+        refuse(rank is not None and rank < 1, f"lora_rank must be at least 1, got {rank}")
+
+    @property
+    def continues(self) -> bool:
+        """Whether training goes on in the adapter."""
+        return bool(self.adapter) and self.adapter_use == "continue"
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,40 +4,31 @@ Trained is a LoRA on the UNet's attention, or the whole UNet; text encoder and a
 frozen. Nothing here has dropout, and the UNet stays in eval mode with gradients on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
-from diffusers.training_utils import cast_training_params
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import Module, Parameter
-from transformers.utils import logging as transformers_logging
+from torch.nn import Module
 
 from drift.errors import UserError
-from drift.files.weights import fit_weights, read_weights, settle_header
 from drift.functional.dynamics import guide
+from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
+from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
+from drift.models.trained import Trained
 from drift.types import Conditioned, TextEmbeds
-
-diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
-transformers_logging.disable_progress_bar()
 
 PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
 
-class StableDiffusion:
+class StableDiffusion(Trained):
     """A PolicyModel over a diffusers StableDiffusionPipeline.
 
     In half precision the frozen parts are stored so, and the UNet computes under autocast; what is
@@ -50,11 +41,12 @@ class StableDiffusion:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         gradient_checkpointing: bool = False,
-        folder: Path | None = None,
+        read_base: Callable[[], UNet2DConditionModel] | None = None,
     ):
-        """`pipe` is in `dtype` already; from its `folder` full fine-tuning reads the base again."""
+        """`pipe` is in `dtype` already; `read_base` reads its UNet again, for full fine-tuning."""
         self.pipe, self.device, self.dtype = pipe, torch.device(device), dtype
-        self.folder = folder
+        if read_base is not None:
+            self.read_base = read_base
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
@@ -81,88 +73,6 @@ class StableDiffusion:
     @property
     def network(self) -> Module:
         return self.pipe.unet
-
-    # --- what is trained ---
-
-    def add_adapter(self, rank: int, alpha: int, target_modules: Sequence[str], seed: int) -> None:
-        """A fresh LoRA on the UNet; it changes nothing until it is trained (B starts at 0)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.pipe.unet.add_adapter(
-                LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
-            )
-        cast_training_params(self.pipe.unet, dtype=torch.float32)
-
-    def unfreeze(self) -> None:
-        """Train every weight of the UNet, in float32, from the base's own values unrounded."""
-        self.pipe.unet.requires_grad_(True)
-        if self.dtype != torch.float32:
-            cast_training_params(self.pipe.unet, dtype=torch.float32)
-            self.pipe.unet.load_state_dict(_read_unet(self.folder).state_dict())
-
-    def trainable_parameters(self) -> list[Parameter]:
-        return [p for p in self.pipe.unet.parameters() if p.requires_grad]
-
-    @property
-    def _adapted(self) -> bool:
-        return hasattr(self.pipe.unet, "peft_config")
-
-    def save_weights(self, folder: Path) -> None:
-        """Write what plain diffusers loads: `pytorch_lora_weights.safetensors`, or a whole UNet."""
-        if not self._adapted:
-            self.pipe.unet.save_config(folder)
-            state = {n: p.cpu().contiguous() for n, p in self.pipe.unet.state_dict().items()}
-            save_file(state, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-            return
-        config = self.pipe.unet.peft_config["default"].to_dict()
-        config["target_modules"] = sorted(config["target_modules"])  # a set: its order is chance
-        weights = {k: v.cpu() for k, v in get_peft_model_state_dict(self.pipe.unet).items()}
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=weights,
-            unet_lora_adapter_metadata=config,
-        )
-        settle_header(folder / LORA_WEIGHT_NAME_SAFE)
-
-    def load_weights(self, folder: Path) -> None:
-        """Put saved weights into the adapter made by `add_adapter`, or the UNet unfrozen."""
-        if not self._adapted:
-            file, field = folder / SAFETENSORS_WEIGHTS_NAME, "checkpoint"
-            fit_weights(self.pipe.unet, read_weights(file, field=field), source=file, field=field)
-            return
-        state, _ = StableDiffusionPipeline.lora_state_dict(folder)
-        weights = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
-        result = set_peft_model_state_dict(self.pipe.unet, weights)
-        if result.unexpected_keys:
-            raise UserError(f"{folder}: unexpected LoRA weight '{result.unexpected_keys[0]}'")
-
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """The frozen base model: the adapter switched off, or a copy of the UNet."""
-        unet = self.pipe.unet
-        if self._adapted:
-            unet.disable_adapters()
-        else:
-            self.pipe.unet = self._base
-        try:
-            yield
-        finally:
-            self.pipe.unet = unet
-            if self._adapted:
-                unet.enable_adapters()
-
-    @cached_property
-    def _base(self) -> UNet2DConditionModel:
-        """A frozen copy of the base, read when first asked for: few runs need one.
-
-        It predicts to the bit what the unfrozen UNet does before its first step. Autocast rounds
-        matrices to half precision, so they are stored so; vectors (of norms) it takes as they are.
-        """
-        unet = _read_unet(self.folder)
-        for parameter in unet.parameters():
-            if parameter.ndim > 1:
-                parameter.data = parameter.to(self.dtype)
-        return unet.to(self.device, memory_format=torch.channels_last)
 
     # --- PolicyModel ---
 
@@ -237,35 +147,31 @@ class StableDiffusion:
         return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
 
 
-def _read_unet(folder: Path | None) -> UNet2DConditionModel:
-    """A pipeline's UNet alone, frozen, in float32."""
-    unet = UNet2DConditionModel.from_pretrained(
-        folder, subfolder="unet", dtype=torch.float32, use_safetensors=True
-    )
-    return unet.eval().requires_grad_(False)
+def load(
+    source: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    prediction_type: PredictionType = "auto",
+    adapter: Path | None = None,
+    fused: bool = False,
+    **settings,
+) -> StableDiffusion:
+    """The model in a diffusers folder or a .safetensors file.
+
+    An `adapter` is `fused` into it, in float32, or lies on it to go on in.
+    """
+    start = read_adapter(adapter) if adapter else None
+    base = start if fused else None  # what is part of the base
+    pipe = open_pipeline(source, torch.float32 if base else dtype, prediction_type)
+    if base:
+        fuse(base, pipe)
+        cast((pipe.unet, pipe.vae, pipe.text_encoder), dtype)
+    model = StableDiffusion(pipe, dtype=dtype, read_base=partial(_read, source, base), **settings)
+    if start and not base:
+        model.begin_with(start)
+    return model
 
 
-def _refuse_pickles(folder: Path) -> None:
-    """A part of the model that has only a `.bin` would have to be unpickled, which runs code."""
-    for part in ("unet", "vae", "text_encoder"):
-        files = sorted((folder / part).glob("*.bin"))
-        if files and not list((folder / part).glob("*.safetensors")):
-            raise UserError(
-                f"model.name: {files[0]} is a pickle, which is not read; convert it on a machine "
-                "that trusts it: pipe.save_pretrained(FOLDER, safe_serialization=True)"
-            )
-
-
-def load(folder: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion:
-    """The model in a diffusers folder."""
-    _refuse_pickles(folder)
-    # What is not asked for is not downloaded either, though a published index names it.
-    left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, **left_out
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
-    return StableDiffusion(pipe, dtype=dtype, folder=folder, **settings)
+def _read(source: Path, fused: Adapter | None) -> UNet2DConditionModel:
+    unet = read_unet(source)
+    return fuse_into_unet(fused, unet) if fused else unet

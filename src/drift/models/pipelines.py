@@ -1,0 +1,92 @@
+"""A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
+
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from drift.errors import UserError
+from drift.files import single_file
+from drift.files.folders import variant_of
+
+diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
+transformers_logging.disable_progress_bar()
+
+PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
+NETWORKS = ("unet", "vae", "text_encoder")
+# What is not asked for is not downloaded either, though a published index names it.
+LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+NOISE_SIZE = 64  # latents a side of SD 2.x that predicts noise (2.1-base); velocity: 96
+
+
+def open_pipeline(
+    source: Path, dtype: torch.dtype, prediction_type: PredictionType = "auto"
+) -> StableDiffusionPipeline:
+    """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
+    if source.is_file():
+        return _from_file(source, dtype, prediction_type)
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **LEFT_OUT, **_variants(source, dtype)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: '{source}' is no Stable Diffusion folder: {reason}") from error
+    if prediction_type != "auto":
+        pipe.scheduler.register_to_config(prediction_type=prediction_type)
+    return pipe
+
+
+def cast(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
+    """Store networks in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
+    for network in networks:
+        nn.Module.to(network, dtype)
+
+
+def read_unet(source: Path) -> UNet2DConditionModel:
+    """The UNet alone, in float32 and in eval mode."""
+    if source.is_file():
+        return single_file.load_part(source, "unet")
+    return UNet2DConditionModel.from_pretrained(
+        source,
+        subfolder="unet",
+        dtype=torch.float32,
+        use_safetensors=True,
+        variant=variant_of(source / "unet", field="model.name"),
+    ).eval()
+
+
+def _variants(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """The networks of which the folder has only a half precision's file; the others it finds."""
+    index, found = json.loads((folder / "model_index.json").read_text()), {}
+    for part in NETWORKS:
+        variant = variant_of(folder / part, field="model.name")
+        if variant:
+            library, kind = index[part]
+            network = getattr(import_module(library), kind)
+            found[part] = network.from_pretrained(
+                folder / part, dtype=dtype, use_safetensors=True, variant=variant
+            )
+    return found
+
+
+def _from_file(
+    file: Path, dtype: torch.dtype, prediction_type: PredictionType
+) -> StableDiffusionPipeline:
+    layout = single_file.layout_of(file)
+    told = single_file.prediction_type_of(file) if prediction_type == "auto" else prediction_type
+    parts: dict[str, Any] = {p: single_file.load_part(file, p) for p in NETWORKS}
+    cast(parts.values(), dtype)
+    if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
+        parts["unet"].register_to_config(sample_size=NOISE_SIZE)
+    scheduler = DDIMScheduler.from_config(layout["scheduler"] | {"prediction_type": told})
+    return StableDiffusionPipeline(
+        tokenizer=single_file.load_tokenizer(file), scheduler=scheduler, **parts, **LEFT_OUT
+    )
