@@ -82,8 +82,8 @@ def assert_same_network(run, model_folder, file, rtol=1e-5, atol=1e-5):
     config = module.load_run_config(run)
     make_trainable(model, config)
     model.load_weights(run / "checkpoints/step-000020")
-    x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    inputs = x, torch.tensor([800, 20]), model.encode_prompts(["a fox", "a bee"]).tokens
+    x = torch.randn(2, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    inputs = x, torch.tensor([800, 20]), model.encode(["a fox", "a bee"]).prompt.tokens
     pipe = plain(model_folder)
     base = pipe.unet(*inputs).sample
     pipe.load_lora_weights(file)

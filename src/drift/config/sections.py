@@ -42,6 +42,15 @@ def require(section: object, field: str, fine: bool, rule: str) -> None:
     refuse(not fine, f"{field}: {getattr(section, field)} is refused: {rule}")
 
 
+def require_size(section: "SamplingConfig | EvaluateConfig") -> None:
+    """Height and width go together; a model may want coarser multiples than 8."""
+    for field in ("height", "width"):
+        pixels = getattr(section, field)
+        require(section, field, pixels >= 0 and pixels % 8 == 0, "a multiple of 8 pixels, or 0")
+    one = (section.height == 0) != (section.width == 0)
+    refuse(one, f"height ({section.height}) and width ({section.width}): set both, or none")
+
+
 def refuse_own_features(field: str, *encoders: str) -> None:
     """Refuse a judge that differs from model to model."""
     refuse(
@@ -97,12 +106,20 @@ class SamplingConfig:
     steps: int = 50  # T, Table 2
     eta: float = 1.0  # Table 2
     guidance_scale: float = 5.0  # in sampling and in training, Table 2
+    negative_prompt: str = ""  # the text of guidance's unconditional branch
+    height: int = 0  # pixels; 0: as the model was made for
+    width: int = 0
     prompts_per_epoch: int = 16
     pool_size: int = 16  # C, candidates drawn per prompt: 2G
     group_size: int = 8  # G, candidates kept per prompt
     batch_size: int = 16  # images denoised at once
     decode_batch_size: int = 8  # latents decoded to images at once
     scoring_batch_size: int = 64  # images shown to reward and encoder at once
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width; None is the model's own."""
+        return (self.height, self.width) if self.height else None
 
     def __post_init__(self) -> None:
         refuse(
@@ -112,6 +129,7 @@ class SamplingConfig:
         refuse(self.group_size < 2, f"group_size must be at least 2, got {self.group_size}")
         refuse(not 0 < self.eta <= 1, f"eta must lie in (0, 1], got {self.eta}")
         refuse(self.guidance_scale < 0, f"guidance_scale is negative: {self.guidance_scale}")
+        require_size(self)
         refuse(
             min(self.steps, self.prompts_per_epoch) < 1,
             "steps and prompts_per_epoch must be at least 1",
@@ -134,6 +152,9 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     updates_per_epoch: int = 4  # Table 2
     micro_batch_size: int = 2  # (sample, step) pairs per backward pass; 0: as many as fit
+    # Of the ratio: stored in the rollout, or computed again before the updates, in their own batch
+    # shapes: exact in the first of them whatever rounds, for a third more forward passes.
+    old_log_probs: Literal["rollout", "replay"] = "rollout"
 
     def __post_init__(self) -> None:
         refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")
@@ -171,6 +192,9 @@ class EvaluateConfig:
     steps: int = 50
     guidance_scale: float = 5.0
     eta: float = 1.0
+    negative_prompt: str | None = None  # None: that of `sampling`
+    height: int = 0  # pixels; 0: as in `sampling`
+    width: int = 0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
     rewards: RewardNames = ()  # empty: the training reward, and each part of a sum
     encoders: Names = ()  # empty: the training encoder, and one that was not rewarded beside it
@@ -189,6 +213,7 @@ class EvaluateConfig:
         require(self, "eta", 0 <= self.eta <= 1, "in [0, 1]")
         require(self, "guidance_scale", self.guidance_scale >= 0, "not negative")
         require(self, "seed", self.seed >= 0, "not negative")
+        require_size(self)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
-from drift.functional.dynamics import guide, velocity_to_noise
+from drift.functional.dynamics import guide
 from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
 from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
+from drift.models.schedules import DDIMSchedule, ddim_schedule
 from drift.models.trained import Trained
-from drift.types import Schedule, TextEmbeds
+from drift.types import Conditioned, TextEmbeds
 
 PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
@@ -55,14 +56,19 @@ class StableDiffusion(Trained):
         self.pipe.vae.to(memory_format=torch.channels_last)
         if gradient_checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
-        self.alphas = self.pipe.scheduler.alphas_cumprod.to(self.device)
-        self.empty_prompt = self.encode_prompts([""]).tokens
         self.captured: list[Tensor] | None = None
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        unet = self.pipe.unet.config
-        return unet.in_channels, unet.sample_size, unet.sample_size
+    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """(channels, h, w) of a picture of `size` (height, width), or of the model's own."""
+        unet, factor = self.pipe.unet.config, self.pipe.vae_scale_factor
+        if size is None:
+            return unet.in_channels, unet.sample_size, unet.sample_size
+        for field, pixels in zip(("height", "width"), size, strict=True):
+            if pixels < factor or pixels % factor:
+                raise UserError(
+                    f"{field}: {pixels} is no multiple of {factor}, as this model needs"
+                )
+        return unet.in_channels, size[0] // factor, size[1] // factor
 
     @property
     def network(self) -> Module:
@@ -70,59 +76,47 @@ class StableDiffusion(Trained):
 
     # --- PolicyModel ---
 
-    def schedule(self, steps: int) -> Schedule:
-        """Times and cumulative alphas exactly as diffusers' DDIMScheduler steps through them."""
-        scheduler, total = self.pipe.scheduler, self.pipe.scheduler.config.num_train_timesteps
-        if steps <= total:
-            scheduler.set_timesteps(steps)
-        if steps > total or scheduler.timesteps.max() >= total:  # an offset may lead beyond the end
-            raise UserError(f"steps: this model's {total} times do not hold {steps} steps")
-        times = scheduler.timesteps.long()
-        previous, alphas = times - total // steps, scheduler.alphas_cumprod
-        inside = alphas[previous.clamp(min=0)]
-        return Schedule(
-            timesteps=times,
-            alphas=alphas[times],
-            next_alphas=torch.where(previous >= 0, inside, scheduler.final_alpha_cumprod),
-            fractions=times / total,
-        ).to(self.device)
+    def schedule(self, steps: int) -> DDIMSchedule:
+        return ddim_schedule(self.pipe.scheduler, steps, self.device)
+
+    def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
+        """The text encoder's last hidden states, `negative`'s for every row."""
+        unconditional = self._encode_text([negative]).expand(len(prompts), -1, -1)
+        return Conditioned(TextEmbeds(self._encode_text(prompts)), TextEmbeds(unconditional))
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeds:
+    def _encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
         tokens = self.pipe.tokenizer(
-            list(prompts), padding="max_length", truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        return TextEmbeds(encoded.float())
+        return self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
 
-    def predict_noise(
+    def predict(
         self,
         latents: Float[Tensor, "B c h w"],
         timesteps: Int[Tensor, "B"],
-        prompt_embeds: TextEmbeds,
+        conditioned: Conditioned,
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]:
-        """Guided noise prediction; a guidance scale of 1 skips the unconditional pass."""
+        """What the UNet predicts, guided; a guidance scale of 1 skips the unconditional pass."""
         guided = guidance_scale != 1.0
-        x, t, embeds = latents, timesteps, prompt_embeds.tokens
+        x, t, embeds = latents, timesteps, conditioned.prompt.tokens
         if guided:
-            empty = self.empty_prompt.expand_as(embeds)
-            x, t, embeds = torch.cat([x, x]), torch.cat([t, t]), torch.cat([empty, embeds])
+            embeds = torch.cat([conditioned.negative.tokens, embeds])
+            x, t = torch.cat([x, x]), torch.cat([t, t])
         x = x.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
         if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
             self.captured[-1] = self.captured[-1][-len(latents) :]
-        if guided:
-            without, with_prompt = predicted.chunk(2)
-            predicted = guide(without, with_prompt, guidance_scale)
-        if self.pipe.scheduler.config.prediction_type == "v_prediction":
-            predicted = velocity_to_noise(latents, predicted, self.alphas[timesteps])
-        return predicted
+        if not guided:
+            return predicted
+        uncond, cond = predicted.chunk(2)
+        return guide(uncond, cond, guidance_scale)
 
     @contextmanager
     def capture_features(self) -> Iterator[list[Tensor]]:
-        """Inside it, `predict_noise` lists the output of the UNet's middle, on a grid of places.
+        """Inside it, `predict` lists the output of the UNet's middle, on a grid of places.
 
         "B 16·C" float32, 20,480 numbers in SD 1.5. One place would forget where things are.
         """
