@@ -77,10 +77,10 @@ def with_lora(model, *loras, fused=()):
     return {"unet": pipe.unet}
 
 
-def assert_drawn_alike(run, model, out, checkpoint, **parts):
+def assert_drawn_alike(run, model, out, checkpoint, parts):
     paths = generate(run, ["a fox"], seeds=SEEDS, out=out, checkpoint=checkpoint, **SETTINGS)[:2]
     ours = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
-    theirs = np.stack(plain_diffusers(model, "a fox", **SETTINGS, **parts))
+    theirs = np.stack(plain_diffusers(model, "a fox", parts=parts, **SETTINGS))
     assert np.abs(ours - theirs).max() <= 1
 
 
@@ -89,12 +89,12 @@ def test_a_run_begins_at_the_lora_and_ends_in_plain_diffusers(runs, sd_models, l
     run, model = runs[use], sd_models["sd15"]
     lines = assert_sound(run, updates=2)
     assert lines[0]["reference_kl"] == 0 < lines[-1]["reference_kl"]  # from the policy at the start
-    assert_drawn_alike(run, model, tmp_path / "base", "base", **with_lora(model, lora))
+    assert_drawn_alike(run, model, tmp_path / "base", "base", with_lora(model, lora))
     last = run / "checkpoints/step-000002"
     begun = {"fused": [lora]} if use == "fuse" else {}
-    assert_drawn_alike(run, model, tmp_path / "last", "last", **with_lora(model, last, **begun))
+    assert_drawn_alike(run, model, tmp_path / "last", "last", with_lora(model, last, **begun))
     if use == "fuse":  # both at full strength are the same but for rounding
-        assert_drawn_alike(run, model, tmp_path / "two", "last", **with_lora(model, lora, last))
+        assert_drawn_alike(run, model, tmp_path / "two", "last", with_lora(model, lora, last))
 
 
 @pytest.mark.parametrize("use", ["continue", "fuse"])
@@ -160,7 +160,7 @@ def test_an_export_is_read_by_plain_diffusers(runs, sd_models, lora, tmp_path, u
     file = export(runs[use], tmp_path / "mine.safetensors")
     begun = {"fused": [lora]} if use == "fuse" else {}
     parts = with_lora(sd_models["sd15"], file, **begun)
-    assert_drawn_alike(runs[use], sd_models["sd15"], tmp_path / "out", "last", **parts)
+    assert_drawn_alike(runs[use], sd_models["sd15"], tmp_path / "out", "last", parts)
 
 
 def test_a_fused_text_encoder_is_in_the_pipeline_of_a_full_run(sd_models, tmp_path):
