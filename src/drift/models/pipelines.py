@@ -4,10 +4,15 @@ import json
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -19,6 +24,7 @@ from drift.files.folders import variant_of
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
 
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
 NETWORKS = ("unet", "vae", "text_encoder")
 # What is not asked for is not downloaded either, though a published index names it.
@@ -32,16 +38,24 @@ def open_pipeline(
     """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
     if source.is_file():
         return _from_file(source, dtype, prediction_type)
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **LEFT_OUT, **_variants(source, dtype)
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: '{source}' is no Stable Diffusion folder: {reason}") from error
+    parts = LEFT_OUT | _variants(source, dtype)
+    pipe = read_folder(StableDiffusionPipeline, source, dtype, parts)
     if prediction_type != "auto":
         pipe.scheduler.register_to_config(prediction_type=prediction_type)
     return pipe
+
+
+def read_folder(
+    kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
+) -> Pipeline:
+    """The pipeline in a diffusers folder, with `parts` in place of its own."""
+    try:
+        return kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: '{source}' is no {kind.__name__}: {reason}") from error
 
 
 def cast(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
