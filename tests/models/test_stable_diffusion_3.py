@@ -20,6 +20,7 @@ from drift.config import load_run_config
 from drift.errors import UserError
 from drift.evaluation.generate import generate
 from drift.menagerie.captions import MAX_TOKENS, build_tokenizer
+from drift.methods.parts import NoisedPrompt
 from drift.models import load_model
 from drift.models.stable_diffusion_3 import OPTIONAL
 from drift.recipes import load_recipe
@@ -194,3 +195,20 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     index.write_text(index.read_text().replace("FlowMatchEulerDiscreteScheduler", "DDIMScheduler"))
     with pytest.raises(UserError, match="its scheduler is DDIMScheduler"):
         load_model(str(tmp_path / "other"))
+
+
+def test_prompt_noise_takes_each_encoder_by_itself_and_leaves_padding_alone(folder):
+    told = load_model(str(folder)).encode(["a fox"])
+    clean = told.prompt.tokens  # 16 + 16 numbers of the CLIPs, 8 of padding; T5's zeros below
+    assert told.prompt.extra["pooled"].shape == (1, 32)
+    got = NoisedPrompt()(told, torch.ones(1), [7], [0])
+    noised = got.prompt.tokens
+    words = slice(MAX_TOKENS)
+    for columns in (slice(0, 16), slice(16, 32)):
+        ours, before = noised[:, words, columns], clean[:, words, columns]
+        assert (ours - before).abs().max() > 0.1
+        for statistic in (torch.mean, torch.std):
+            torch.testing.assert_close(statistic(ours), statistic(before), rtol=1e-4, atol=1e-5)
+    assert (noised[:, :, 32:] == 0).all()
+    assert (noised[:, MAX_TOKENS:] == 0).all()
+    assert torch.equal(got.negative.tokens, told.negative.tokens)

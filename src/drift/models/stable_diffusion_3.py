@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,17 @@ class StableDiffusion3(DiffusersPolicy):
         tokens, _, together, _ = self.pipe.encode_prompt(
             list(texts), None, None, do_classifier_free_guidance=False, device=self.device
         )
-        return TextEmbeds(tokens.float(), {"pooled": together.float()})
+        return TextEmbeds(tokens.float(), {"pooled": together.float()}, self._blocks())
+
+    def _blocks(self) -> tuple[tuple[slice, slice], ...]:
+        """Both CLIPs' tokens side by side, the zeros beside them left out; then T5's, if any."""
+        one, two = self.pipe.text_encoder, self.pipe.text_encoder_2
+        ends = (0, one.config.hidden_size, one.config.hidden_size + two.config.hidden_size)
+        length = self.pipe.tokenizer_max_length
+        blocks = [(slice(length), slice(*edges)) for edges in pairwise(ends)]
+        if self.pipe.text_encoder_3 is not None:
+            blocks.append((slice(length, None), slice(None)))
+        return tuple(blocks)
 
     def predict(
         self,
