@@ -28,7 +28,7 @@ from drift.functional.intervals import bootstrap_interval
 from drift.menagerie.probe import Reading, load_probe, read
 from drift.methods.parts import CleanPrompt
 from drift.models import load_model
-from drift.models.stable_diffusion import PLACES
+from drift.models.base import PLACES
 from drift.recipes import read_prompts
 from drift.training.policy import load_policy, put_weights
 from drift.training.rollout import late_features, rollout

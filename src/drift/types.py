@@ -86,19 +86,22 @@ class StepPlan:
 class TextEmbeds:
     """What a network is told of B prompts.
 
-    `tokens` is what prompt noise perturbs; `extra` goes along as it is: the pooled embeddings and
-    time ids of SDXL, the pooled ones of SD 3 and FLUX.
+    `tokens` is what prompt noise perturbs; `extra` goes along as it is: the pooled embeddings of
+    SDXL, SD 3 and FLUX. `blocks` are the places (of L, of D) of each text encoder's tokens where
+    there are several, or padding beside them; prompt noise takes each by its own scale.
     """
 
     tokens: Float[Tensor, "B L D"]
     extra: dict[str, Float[Tensor, "B ..."]] = field(default_factory=dict)
+    blocks: tuple[tuple[slice, slice], ...] = ((slice(None), slice(None)),)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "TextEmbeds":
         """The same change to every tensor: a choice of rows, a move to a device."""
-        return TextEmbeds(change(self.tokens), {k: change(v) for k, v in self.extra.items()})
+        extra = {k: change(v) for k, v in self.extra.items()}
+        return TextEmbeds(change(self.tokens), extra, self.blocks)
 
     def __getitem__(self, rows) -> "TextEmbeds":
         return self.each(lambda tensor: tensor[rows])

@@ -69,6 +69,9 @@ class ModelConfig:
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"  # auto: as the model says
     adapter: str = ""  # a LoRA to begin with: a file, folder, or hub id
     adapter_use: Literal["continue", "fuse"] = "continue"  # train it on, or a new one on top of it
+    # Of flow models: the form of noisy steps, and how often sigmas are shifted (docs/models.md).
+    flow_form: Literal["sde", "cps"] = "sde"
+    flow_shift: Literal["twice", "once"] = "twice"
     tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
     # None: 8, 16 (Table 2) and the projections of every attention, or those of a continued adapter.
     lora_rank: int | None = None

@@ -16,14 +16,27 @@ from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missin
 from drift.types import PolicyModel
 
 
-def _stable_diffusion(source: Path, **settings):
+def _stable_diffusion(source: Path, *, flow_form: str, flow_shift: str, **settings):
     from drift.models.stable_diffusion import load
 
     return load(source, **settings)
 
 
+def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
+    from drift.models.stable_diffusion_3 import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
+    if "adapter" in settings:
+        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
+    return load(source, **settings)
+
+
 # `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)
-MODELS: dict[str, Callable[..., PolicyModel]] = {"StableDiffusionPipeline": _stable_diffusion}
+MODELS: dict[str, Callable[..., PolicyModel]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+}
 
 # Of what is known beforehand; any folder or repository of these classes will do. Sizes are of what
 # `locate_model` takes, reckoned from parameters.
@@ -59,7 +72,7 @@ def is_model(path: Path) -> bool:
 
 def is_whole(folder: Path) -> bool:
     """Whether a diffusers folder has no part in half precision alone."""
-    parts = [part for part in folder.iterdir() if part.is_dir()]
+    parts = {file.parent for file in folder.glob("*/*.safetensors")}
     return not any(variant_of(part, field="model.name") for part in parts)
 
 
@@ -121,13 +134,22 @@ def _download(name: str, *, local_files_only: bool = False) -> Path:
 
 
 def load_model(
-    name: str, *, adapter: str = "", adapter_use: str = "continue", **settings
+    name: str,
+    *,
+    adapter: str = "",
+    adapter_use: str = "continue",
+    prediction_type: str = "auto",
+    flow_form: str = "sde",
+    flow_shift: str = "twice",
+    **settings,
 ) -> PolicyModel:
     """The policy model of a diffusers folder, file, hub id or shipped part, as `settings` want it.
 
     An `adapter`, a LoRA to begin with, is fused into it, or lies on it to be continued.
     """
     source = locate_model(name)
+    settings |= {"prediction_type": prediction_type}
+    settings |= {"flow_form": flow_form, "flow_shift": flow_shift}
     if adapter:
         settings["adapter"] = locate_adapter(adapter)
         settings["fused"] = adapter_use == "fuse"

@@ -1,12 +1,18 @@
 """A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
 
 import json
+from collections.abc import Container
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -18,6 +24,7 @@ from drift.files.folders import variant_of
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
 
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
 NETWORKS = ("unet", "vae", "text_encoder")
 # What is not asked for is not downloaded either, though a published index names it.
@@ -31,16 +38,24 @@ def open_pipeline(
     """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
     if source.is_file():
         return _from_file(source, dtype, prediction_type)
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **LEFT_OUT, **_variants(source, dtype)
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: '{source}' is no Stable Diffusion folder: {reason}") from error
+    pipe = read_folder(StableDiffusionPipeline, source, dtype, LEFT_OUT)
     if prediction_type != "auto":
         pipe.scheduler.register_to_config(prediction_type=prediction_type)
     return pipe
+
+
+def read_folder(
+    kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
+) -> Pipeline:
+    """The pipeline in a diffusers folder, with `parts` in place of its own."""
+    parts = _variants(source, dtype, but=parts) | parts
+    try:
+        return kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: '{source}' is no {kind.__name__}: {reason}") from error
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -61,14 +76,14 @@ def read_unet(source: Path) -> UNet2DConditionModel:
     ).eval()
 
 
-def _variants(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+def _variants(folder: Path, dtype: torch.dtype, but: Container[str]) -> dict[str, Any]:
     """The networks of which the folder has only a half precision's file; the others it finds."""
     index, found = json.loads((folder / "model_index.json").read_text()), {}
-    for part in NETWORKS:
+    named = [part for part in index if isinstance(index[part], list) and part not in but]
+    for part in named:
         variant = variant_of(folder / part, field="model.name")
-        if variant:
-            library, kind = index[part]
-            network = getattr(import_module(library), kind)
+        if variant and index[part][0] in ("diffusers", "transformers"):
+            network = getattr(import_module(index[part][0]), index[part][1])
             found[part] = network.from_pretrained(
                 folder / part, dtype=dtype, use_safetensors=True, variant=variant
             )

@@ -1,17 +1,16 @@
 """Stable Diffusion (v1.5, v2.1, the Menagerie's model): a UNet with cross-attention.
 
 Trained is a LoRA on the UNet's attention, or the whole UNet; text encoder and autoencoder stay
-frozen. Nothing here has dropout, and the UNet stays in eval mode with gradients on.
+frozen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,61 +19,21 @@ from torch.nn import Module
 from drift.errors import UserError
 from drift.functional.dynamics import guide
 from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
+from drift.models.base import DiffusersPolicy, pooled
 from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
-from drift.models.trained import Trained
 from drift.types import Conditioned, TextEmbeds
 
-PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
+class StableDiffusion(DiffusersPolicy):
+    """A PolicyModel over a diffusers StableDiffusionPipeline."""
 
-class StableDiffusion(Trained):
-    """A PolicyModel over a diffusers StableDiffusionPipeline.
+    pipe: StableDiffusionPipeline
+    part = "unet"
 
-    In half precision the frozen parts are stored so, and the UNet computes under autocast; what is
-    trained stays float32, and so do latents, guidance and predictions.
-    """
-
-    def __init__(
-        self,
-        pipe: StableDiffusionPipeline,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        gradient_checkpointing: bool = False,
-        read_base: Callable[[], UNet2DConditionModel] | None = None,
-    ):
-        """`pipe` is in `dtype` already; `read_base` reads its UNet again, for full fine-tuning."""
-        self.pipe, self.device, self.dtype = pipe, torch.device(device), dtype
-        if read_base is not None:
-            self.read_base = read_base
-        self.pipe.set_progress_bar_config(disable=True)
+    def __init__(self, pipe: StableDiffusionPipeline, *args: Any, **settings: Any):
+        super().__init__(pipe, *args, **settings)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
-        for part in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
-            part.eval().requires_grad_(False)
-        self.pipe.to(self.device)
-        self.pipe.unet.to(memory_format=torch.channels_last)
-        self.pipe.vae.to(memory_format=torch.channels_last)
-        if gradient_checkpointing:
-            self.pipe.unet.enable_gradient_checkpointing()
-        self.captured: list[Tensor] | None = None
-
-    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, ...]:
-        """(channels, h, w) of a picture of `size` (height, width), or of the model's own."""
-        unet, factor = self.pipe.unet.config, self.pipe.vae_scale_factor
-        if size is None:
-            return unet.in_channels, unet.sample_size, unet.sample_size
-        for field, pixels in zip(("height", "width"), size, strict=True):
-            if pixels < factor or pixels % factor:
-                raise UserError(
-                    f"{field}: {pixels} is no multiple of {factor}, as this model needs"
-                )
-        return unet.in_channels, size[0] // factor, size[1] // factor
-
-    @property
-    def network(self) -> Module:
-        return self.pipe.unet
-
-    # --- PolicyModel ---
 
     def schedule(self, steps: int) -> DDIMSchedule:
         return ddim_schedule(self.pipe.scheduler, steps, self.device)
@@ -125,7 +84,7 @@ class StableDiffusion(Trained):
             raise UserError("encoder: 'policy' needs a UNet with a middle block; this one has none")
 
         def keep(_: Module, inputs: Any, activation: Float[Tensor, "B C h w"]) -> None:
-            seen.append(F.adaptive_avg_pool2d(activation.float(), PLACES).flatten(1))
+            seen.append(pooled(activation))
 
         hook, self.captured = middle.register_forward_hook(keep), seen
         try:
@@ -134,17 +93,10 @@ class StableDiffusion(Trained):
             hook.remove()
             self.captured = None
 
-    def _autocast(self) -> torch.autocast:
-        half = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
-
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1], all at once."""
-        vae = self.pipe.vae
-        scaled = (latents / vae.config.scaling_factor).to(self.device, vae.dtype)
-        decoded = vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
-        return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
+        return self._decoded(latents / self.pipe.vae.config.scaling_factor)
 
 
 def load(

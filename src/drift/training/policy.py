@@ -64,6 +64,8 @@ def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyMo
     model = load_model(
         config.model.name,
         prediction_type=config.model.prediction_type,
+        flow_form=config.model.flow_form,
+        flow_shift=config.model.flow_shift,
         adapter=config.model.adapter,
         adapter_use=config.model.adapter_use,
         device=pick_device(config.device),

@@ -56,14 +56,19 @@ class NoisedPrompt:
     def __call__(self, conditioned: Conditioned, t, seeds, steps) -> Conditioned:
         clean = conditioned.prompt.tokens
         drawn = noise.step_noise(seeds, steps, tuple(clean.shape[1:])).to(clean)
-        noised = conditioning.perturb_embedding(
-            clean, t, drawn, self.scale, self.tau1, self.tau2, self.mix
-        )
+        noised, settings = clean.clone(), (self.scale, self.tau1, self.tau2, self.mix)
+        for place in conditioned.prompt.blocks:
+            own = (slice(None), *place)
+            noised[own] = conditioning.perturb_embedding(clean[own], t, drawn[own], *settings)
         return replace(conditioned, prompt=replace(conditioned.prompt, tokens=noised))
 
     def signal_share(self, conditioned: Conditioned, t) -> Float[Tensor, "T"]:
-        tokens = conditioned.prompt.tokens
-        return conditioning.signal_share(tokens, t, self.scale, self.tau1, self.tau2)
+        tokens, settings = conditioned.prompt.tokens, (self.scale, self.tau1, self.tau2)
+        shares = [
+            conditioning.signal_share(tokens[(slice(None), *place)], t, *settings)
+            for place in conditioned.prompt.blocks
+        ]
+        return torch.stack(shares).mean(0)
 
     def in_training(self) -> "CleanPrompt | NoisedPrompt":
         return self if self.train else CleanPrompt()
