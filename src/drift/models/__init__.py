@@ -22,6 +22,18 @@ def _stable_diffusion(source: Path, *, flow_form: str, flow_shift: str, **settin
     return load(source, **settings)
 
 
+def _stable_diffusion_xl(
+    source: Path, *, prediction_type: str, flow_form: str, flow_shift: str, **settings
+):
+    from drift.models.stable_diffusion_xl import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: an SDXL folder says it of itself; leave it out")
+    if "adapter" in settings:
+        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
+    return load(source, **settings)
+
+
 def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
     from drift.models.stable_diffusion_3 import load
 
@@ -35,6 +47,7 @@ def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
 # `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)
 MODELS: dict[str, Callable[..., PolicyModel]] = {
     "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from drift.errors import UserError
 from drift.models.trained import Trained
+from drift.types import Conditioned, TextEmbeds
 
 PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
@@ -75,3 +76,15 @@ class DiffusersPolicy(Trained):
 def pooled(activation: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
     """A hidden state's mean in each place of a small grid, in as many numbers at any size."""
     return F.adaptive_avg_pool2d(activation.float(), PLACES).flatten(1)
+
+
+def branches(prompt: TextEmbeds, negative: TextEmbeds) -> Conditioned:
+    """Both of guidance; the one row of `negative` is every prompt's."""
+    return Conditioned(prompt, negative.each(lambda e: e.expand(len(prompt), *e.shape[1:])))
+
+
+def both(conditioned: Conditioned) -> TextEmbeds:
+    """The unconditional rows, then the prompts'."""
+    negative, prompt = conditioned.negative, conditioned.prompt
+    extra = {name: torch.cat([negative.extra[name], e]) for name, e in prompt.extra.items()}
+    return TextEmbeds(torch.cat([negative.tokens, prompt.tokens]), extra)

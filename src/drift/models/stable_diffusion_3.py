@@ -25,7 +25,7 @@ from torch.nn import Module
 from drift.errors import UserError
 from drift.functional.dynamics import guide
 from drift.functional.flow import FlowForm
-from drift.models.base import DiffusersPolicy, pooled
+from drift.models.base import DiffusersPolicy, both, branches, pooled
 from drift.models.pipelines import read_folder
 from drift.models.schedules import FlowSchedule, Shift, flow_schedule
 from drift.types import Conditioned, TextEmbeds
@@ -68,11 +68,7 @@ class StableDiffusion3(DiffusersPolicy):
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
-        unconditional = self._encode_text([negative])
-        return Conditioned(
-            self._encode_text(prompts),
-            unconditional.each(lambda e: e.expand(len(prompts), *e.shape[1:])),
-        )
+        return branches(self._encode_text(prompts), self._encode_text([negative]))
 
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
@@ -143,13 +139,6 @@ class StableDiffusion3(DiffusersPolicy):
         """Images in [0, 1], all at once."""
         config = self.pipe.vae.config
         return self._decoded(latents / config.scaling_factor + config.shift_factor)
-
-
-def both(conditioned: Conditioned) -> TextEmbeds:
-    """The unconditional rows, then the prompts'."""
-    negative, prompt = conditioned.negative, conditioned.prompt
-    extra = {name: torch.cat([negative.extra[name], e]) for name, e in prompt.extra.items()}
-    return TextEmbeds(torch.cat([negative.tokens, prompt.tokens]), extra)
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion3:
