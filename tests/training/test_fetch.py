@@ -20,6 +20,7 @@ from drift.training import needs
 from drift.training.fetch import fetch
 from drift.training.loop import train
 from tests.hub_server import COMMIT, HubServer
+from tests.models.loras import write_diffusers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rewards"
 
@@ -167,20 +168,25 @@ def test_a_second_time_only_what_is_missing_is_asked_for(hub, mine, tmp_path):
     assert {path.rpartition(COMMIT + "/")[2] for path in files} == {file}
 
 
-def test_half_precision_comes_where_a_repository_has_no_other(mine, offline, tmp_path):
+def test_half_precision_comes_where_there_is_no_other_and_a_lora(mine, offline, tmp_path):
     """Of the UNet and the autoencoder alone; its autoencoder judges as well."""
+    write_diffusers(mine / "model", mine / "style")
     for part in ("unet", "vae"):
         file = mine / "model" / part / "diffusion_pytorch_model.safetensors"
         state = {k: t.half() for k, t in load_file(file).items()}
         save_file(state, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
         file.unlink()
-    config = load_recipe("smoke", [*MINE, f"output={tmp_path / 'run'}", "encoder=vae"])
+    config = load_recipe(
+        "smoke", [*MINE, f"output={tmp_path / 'run'}", "encoder=vae", "model.adapter=me/style"]
+    )
     config = replace(config, evaluation=replace(config.evaluation, encoders=("vae",)))
     assert fetch(config, say=lambda _: None) == 0
     offline()
     shutil.rmtree(mine)
     run = train(config, progress=False)
     written = json.loads((run / "environment.json").read_text())["weights"]
+    assert list(written["adapter"][0]["sha256"]) == ["pytorch_lora_weights.safetensors"]
+    assert written["adapter"][0]["revision"] == COMMIT
     for role, part in {"model": "unet", "encoder vae": "vae"}.items():
         assert f"{part}/diffusion_pytorch_model.fp16.safetensors" in written[role][0]["sha256"]
 

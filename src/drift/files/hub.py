@@ -157,7 +157,7 @@ def locate(weights: Weights | str, *, field: str) -> Path:
 
 def missing(weights: Weights, field: str, reason: object) -> UserError:
     """One line: what is missing, how large it is, where it comes from, and why it did not come."""
-    told = (str(reason).strip().splitlines() or ["no reason given"])[0]
+    told = " ".join(str(reason).split())[:300] or "no reason given"  # the hub's are long
     return UserError(
         f"{field}: {weights} is not on this machine and could not be fetched: {told}; "
         "a local copy can be named in its place"

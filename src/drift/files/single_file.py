@@ -86,8 +86,8 @@ def _cross_attention_dim(layout: str) -> int:
 
 def load_part(file: Path, part: str) -> Any:
     """Its "unet", "vae" or "text_encoder", in float32 and in eval mode."""
-    config, state = layout_of(file)[part], _read(file)
-    network, converted = PARTS[part](config, state)
+    convert, prefixes = PARTS[part]
+    network, converted = convert(layout_of(file)[part], _read(file, prefixes))
     wanted = network.state_dict().keys()
     fitting = {name: tensor for name, tensor in converted.items() if name in wanted}
     fit_weights(network, fitting, source=file, field=FIELD)
@@ -116,10 +116,13 @@ def _words() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: number for number, token in enumerate(tokens)}, merges
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    from drift.files.weights import read_weights
+def _read(file: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The weights of one part: a file is larger than any."""
+    from safetensors import safe_open
 
-    return read_weights(file, field=FIELD)
+    _, names = read_header(file)
+    with safe_open(file, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in names if name.startswith(prefixes)}
 
 
 Converted = tuple[nn.Module, dict[str, Tensor]]
@@ -164,8 +167,10 @@ def _empty(kind: Any, config: dict[str, Any]) -> nn.Module:
     return network.to_empty(device="cpu")
 
 
-PARTS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], Converted]] = {
-    "unet": _unet,
-    "vae": _vae,
-    "text_encoder": _text_encoder,
+# How a part is made, and how its weights' names begin
+Convert = Callable[[dict[str, Any], dict[str, Tensor]], Converted]
+PARTS: dict[str, tuple[Convert, tuple[str, ...]]] = {
+    "unet": (_unet, ("model.diffusion_model.", "model_ema.")),
+    "vae": (_vae, ("first_stage_model.",)),
+    "text_encoder": (_text_encoder, ("cond_stage_model.",)),
 }

@@ -85,7 +85,7 @@ def is_model(path: Path) -> bool:
 
 def is_whole(folder: Path) -> bool:
     """Whether a diffusers folder has no part in half precision alone."""
-    parts = [part for part in folder.iterdir() if part.is_dir()]
+    parts = {file.parent for file in folder.glob("*/*.safetensors")}
     return not any(variant_of(part, field="model.name") for part in parts)
 
 

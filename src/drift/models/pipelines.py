@@ -1,7 +1,7 @@
 """A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -38,8 +38,7 @@ def open_pipeline(
     """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
     if source.is_file():
         return _from_file(source, dtype, prediction_type)
-    parts = LEFT_OUT | _variants(source, dtype)
-    pipe = read_folder(StableDiffusionPipeline, source, dtype, parts)
+    pipe = read_folder(StableDiffusionPipeline, source, dtype, LEFT_OUT)
     if prediction_type != "auto":
         pipe.scheduler.register_to_config(prediction_type=prediction_type)
     return pipe
@@ -49,6 +48,7 @@ def read_folder(
     kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
 ) -> Pipeline:
     """The pipeline in a diffusers folder, with `parts` in place of its own."""
+    parts = _variants(source, dtype, but=parts) | parts
     try:
         return kind.from_pretrained(
             source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
@@ -58,10 +58,9 @@ def read_folder(
         raise UserError(f"model: '{source}' is no {kind.__name__}: {reason}") from error
 
 
-def cast(networks: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """Store networks in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
-    for network in networks:
-        nn.Module.to(network, dtype)
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Store a network in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
+    return nn.Module.to(network, dtype)
 
 
 def read_unet(source: Path) -> UNet2DConditionModel:
@@ -77,14 +76,14 @@ def read_unet(source: Path) -> UNet2DConditionModel:
     ).eval()
 
 
-def _variants(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+def _variants(folder: Path, dtype: torch.dtype, but: Container[str]) -> dict[str, Any]:
     """The networks of which the folder has only a half precision's file; the others it finds."""
     index, found = json.loads((folder / "model_index.json").read_text()), {}
-    for part in NETWORKS:
+    named = [part for part in index if isinstance(index[part], list) and part not in but]
+    for part in named:
         variant = variant_of(folder / part, field="model.name")
-        if variant:
-            library, kind = index[part]
-            network = getattr(import_module(library), kind)
+        if variant and index[part][0] in ("diffusers", "transformers"):
+            network = getattr(import_module(index[part][0]), index[part][1])
             found[part] = network.from_pretrained(
                 folder / part, dtype=dtype, use_safetensors=True, variant=variant
             )
@@ -96,8 +95,7 @@ def _from_file(
 ) -> StableDiffusionPipeline:
     layout = single_file.layout_of(file)
     told = single_file.prediction_type_of(file) if prediction_type == "auto" else prediction_type
-    parts: dict[str, Any] = {p: single_file.load_part(file, p) for p in NETWORKS}
-    cast(parts.values(), dtype)
+    parts: dict[str, Any] = {p: cast(single_file.load_part(file, p), dtype) for p in NETWORKS}
     if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
         parts["unet"].register_to_config(sample_size=NOISE_SIZE)
     scheduler = DDIMScheduler.from_config(layout["scheduler"] | {"prediction_type": told})

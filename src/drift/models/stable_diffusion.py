@@ -124,7 +124,8 @@ def load(
     pipe = open_pipeline(source, torch.float32 if base else dtype, prediction_type)
     if base:
         fuse(base, pipe)
-        cast((pipe.unet, pipe.vae, pipe.text_encoder), dtype)
+        for network in (pipe.unet, pipe.vae, pipe.text_encoder):
+            cast(network, dtype)
     model = StableDiffusion(pipe, dtype=dtype, read_base=partial(_read, source, base), **settings)
     if start and not base:
         model.begin_with(start)

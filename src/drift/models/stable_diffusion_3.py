@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
+from drift.files.folders import variant_of
 from drift.functional.dynamics import guide
 from drift.functional.flow import FlowForm
 from drift.models.base import DiffusersPolicy, both, branches, pooled
@@ -151,5 +152,9 @@ def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> Sta
 
 def _read(source: Path) -> SD3Transformer2DModel:
     return SD3Transformer2DModel.from_pretrained(
-        source, subfolder="transformer", dtype=torch.float32, use_safetensors=True
+        source,
+        subfolder="transformer",
+        dtype=torch.float32,
+        use_safetensors=True,
+        variant=variant_of(source / "transformer", field="model.name"),
     ).eval()

@@ -37,6 +37,8 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     prompts = read_prompts(config.prompts)
     check_trackers(config.trackers)
     say(f"prompts     {len(prompts)} in {config.prompts}")
+    if config.model.adapter:
+        say(f"adapter     {config.model.adapter}, to {config.model.adapter_use}")
     watching = config.live_encoder if config.live.every else ""
     parts, complete, device = {}, True, str(pick_device(config.device))
     for name, load, wanted in [
