@@ -8,11 +8,11 @@ Axis legend, used in every signature:
 Way of the data: prompts -> rollout -> scoring -> selection -> shaping -> advantages -> update.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -84,6 +84,14 @@ class TextEmbeds:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a text encoder sees of a prompt: its tokens, and how many more are cut off."""
+
+    tokens: tuple[int, ...]
+    lost: int
+
+
+@dataclass(frozen=True)
 class Rollout:
     """P prompts with C sampled trajectories each; filled by `rollout`, narrowed by selection.
 
@@ -135,6 +143,8 @@ class PolicyModel(Protocol):
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeds: ...
 
+    def see(self, prompts: Sequence[str]) -> list[Seen]: ...  # what it takes in of each prompt
+
     def predict_noise(
         self,
         latents: Float[Tensor, "B c h w"],
@@ -162,6 +172,9 @@ class PolicyModel(Protocol):
     def load_weights(self, folder: Path) -> None: ...
 
     def reference(self) -> AbstractContextManager[None]: ...  # inside it, the frozen base model
+
+
+Fields = Mapping[str, Mapping[str, Any]]  # prompt -> what its line of a .jsonl file says besides
 
 
 @runtime_checkable

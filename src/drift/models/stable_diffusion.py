@@ -28,7 +28,8 @@ from transformers.utils import logging as transformers_logging
 from drift.errors import UserError
 from drift.files.weights import fit_weights, read_weights, settle_header
 from drift.functional.dynamics import guide, velocity_to_noise
-from drift.types import Schedule, TextEmbeds
+from drift.models.tokens import see
+from drift.types import Schedule, Seen, TextEmbeds
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
@@ -184,6 +185,9 @@ class StableDiffusion:
         )
         encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return TextEmbeds(encoded.float())
+
+    def see(self, prompts: Sequence[str]) -> list[Seen]:
+        return see(self.pipe.tokenizer, prompts)
 
     def predict_noise(
         self,
