@@ -6,7 +6,8 @@ import torch
 
 from drift.config import WorkerConfig
 from drift.errors import UserError
-from drift.training.scoring import embed, features_of, open_rewards, score
+from drift.recipes import load_recipe
+from drift.training.scoring import embed, features_of, open_rewards, prompt_fields, score
 from drift.types import Rollout, TextEmbeds
 
 PROMPTS = ["a fox", "a cat"]
@@ -169,3 +170,20 @@ def test_unknown_names_start_no_worker(monkeypatch):
     monkeypatch.setattr("drift.training.scoring.load_in_worker", None)
     with pytest.raises(UserError, match="there is no 'nonsense'"):
         open_rewards(["jpeg-compressibility", "nonsense"], WorkerConfig(timeout=5))
+
+
+def test_looks_and_training_may_not_contradict_one_another(tmp_path):
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
+    ours.write_text('{"prompt": "a fox", "count": 2}\n{"prompt": "a cat"}\n')
+    files = [f"prompts={ours}", f"evaluation.prompts={theirs}"]
+    watched = load_recipe("smoke", [*files, "live.every=1"])
+
+    theirs.write_text('{"prompt": "a bee", "count": 3}\n{"prompt": "a fox", "count": 2}\n')
+    own = {"a fox": {"count": 2}, "a cat": {}}
+    assert prompt_fields(watched) == own | {"a bee": {"count": 3}}
+    assert prompt_fields(load_recipe("smoke", files)) == own  # an evaluation asks by itself
+
+    theirs.write_text('{"prompt": "a fox", "count": 3}\n')
+    with pytest.raises(UserError, match="^evaluation.prompts: .* other fields for 'a fox' than"):
+        prompt_fields(watched)
+    assert prompt_fields(load_recipe("smoke", files)) == own

@@ -12,17 +12,16 @@ def cut_prompts(model: PolicyModel, prompts: Sequence[str]) -> list[str]:
     seen, parts = model.see(prompts), []
     cut = [k for k, one in enumerate(seen) if one.lost]
     if cut:
-        lost, most = seen[cut[0]].lost, len(seen[cut[0]].tokens)
-        tokens = f"{lost} token{'s' if lost > 1 else ''}"
+        first, most = cut[0], len(seen[cut[0]].tokens)
         parts.append(
-            f"{len(cut)} of {len(prompts)} longer than the text encoder's {most} tokens, which "
-            f"sees no more of them; the first, '{_ends(prompts[cut[0]])}', loses {tokens}"
+            f"the text encoder cuts {len(cut)} of {len(prompts)} at {most} tokens; the first, "
+            f"'{_ends(prompts[first])}', loses {seen[first].lost}"
         )
-    first: dict[tuple[int, ...], int] = {}
-    alike = [(at, k) for k, one in enumerate(seen) if (at := first.setdefault(one.tokens, k)) != k]
+    known: dict[tuple[int, ...], int] = {}
+    alike = [(at, k) for k, one in enumerate(seen) if (at := known.setdefault(one.tokens, k)) != k]
     if alike:
         one, two = (_ends(prompts[k]) for k in alike[0])
-        more = f" (and {len(alike) - 1} more such)" if len(alike) > 1 else ""
+        more = f" ({len(alike) - 1} more are like an earlier one)" if len(alike) > 1 else ""
         parts.append(f"'{one}' and '{two}' are the same to the text encoder{more}")
     return [f"prompts: {'; '.join(parts)}"] if parts else []
 
