@@ -88,6 +88,8 @@ def test_rewards_get_contiguous_images():
         (torch.zeros(6, dtype=torch.complex64), "complex64 of shape (6,)"),
         ([0.0] * 5, "float32 of shape (5,) for 6 images"),
         (["0.0"] * 6, "returned list for 6 images"),
+        ([torch.zeros(1)] * 6, "returned list for 6 images"),
+        ([torch.tensor(1j)] * 6, "returned list for 6 images"),
         (np.array(["a"] * 6), "returned ndarray for 6 images"),
         ([0.0, 1, 2, 3, 4, float("nan")], "of an image for 'a cat' is nan"),
         (None, "returned NoneType for 6 images"),
@@ -110,6 +112,7 @@ def test_wrong_scores_name_the_prompt(answer, told):
         np.arange(6.0),
         np.arange(6, dtype=np.float16),
         list(np.arange(6.0)),
+        list(torch.arange(6)),
     ],
 )
 def test_scores_may_be_any_six_numbers(answer):
