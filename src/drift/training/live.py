@@ -70,7 +70,8 @@ def recall(live: Live, run: Path, epochs: int) -> None:
     """Read what was seen of the `epochs` finished; refuses looks that cannot be compared."""
     live.looks = [line for line in read_metrics(run, LIVE) if line["epoch"] <= epochs]
     before = live.looks[0]["settings"] if live.looks else live.settings
-    changed = [key for key, value in live.settings.items() if before.get(key) != value]
+    now = live.settings
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         raise UserError(
             f"cannot resume {run}: its {LIVE} was made with other {', '.join(changed)}; "
