@@ -416,6 +416,42 @@ def test_a_judge_that_fails_is_named_with_the_prompt(judges, run, monkeypatch):
     assert not (run / "evaluations/step-000000").exists()
 
 
+RELATIVE = """
+def brighter(images, prompts, metadata):
+    return [float(x.mean()) - each.get("than", 0) for x, each in zip(images, metadata)]
+
+def needs(images, prompts, metadata):
+    return [each["than"] for each in metadata]
+"""
+
+
+def test_rewards_get_the_fields_of_the_prompts_and_other_fields_are_judged_anew(
+    run, drawn, tmp_path, monkeypatch, capsys
+):
+    name, file = "relative_" + tmp_path.name.replace("-", "_"), tmp_path / "prompts.jsonl"
+    (tmp_path / f"{name}.py").write_text(RELATIVE)
+    monkeypatch.chdir(tmp_path)
+    long = "a bee " * 30
+    own = {"prompts": str(file), "rewards": f"{name}:brighter", "encoders": "vae"}
+
+    def judged(than: float, **others: str) -> dict:
+        lines = [{"prompt": "a fox", "than": than}, {"prompt": long}]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        (base,) = evaluate([run], checkpoints="base", overrides=QUICK, options=own | others)
+        return json.loads((base / "metrics.json").read_text())
+
+    before, after = judged(0.0), judged(10.0)
+    assert "prompts: the text encoder cuts 1 of 2 at 24 tokens" in capsys.readouterr().out
+    assert after["settings"]["fields"] == {"a fox": {"than": 10.0}}
+    one, two = (m["figures"][f"reward/{name}:brighter"]["per_prompt"] for m in (before, after))
+    assert two == pytest.approx([one[0] - 10, one[1]], abs=1e-5)
+    assert drawn == [("00", 0), ("00", 1)]  # the same pictures serve
+
+    named = f"evaluation.rewards: {name}:needs: reward: {name}:needs raised KeyError: 'than' for"
+    with pytest.raises(UserError, match=named):
+        judged(0.0, rewards=f"{name}:needs")
+
+
 def test_an_unknown_reward_leaves_nothing(run):
     for own in ("nonsense", "[pickscore-tiny, 2*nonsense]"):
         with pytest.raises(UserError, match="^reward: there is no 'nonsense'; known are"):

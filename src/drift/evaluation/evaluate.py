@@ -225,9 +225,10 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _open_judges(job: Job) -> Judges:
     config, settings = job.config, job.wanted["settings"]
-    device = str(pick_device(config.device))
+    device, told = str(pick_device(config.device)), settings.get("fields", {})
+    fields = {prompt: told.get(prompt, {}) for prompt in job.prompts}
     return Judges(
-        open_rewards(settings["rewards"], config.reward_worker, device),
+        open_rewards(settings["rewards"], config.reward_worker, device, fields),
         {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
         load_probe(PROBE) if settings["judge"] else None,
     )

@@ -19,6 +19,7 @@ from drift.evaluation.sheets import contact_sheet
 from drift.methods.parts import CleanPrompt
 from drift.pixels import to_pixels
 from drift.training import runs
+from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy
 from drift.training.rollout import draw_by
 
@@ -65,6 +66,8 @@ def generate(
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
     model = load_policy(config, chosen[0].folder if chosen else None)
+    for line in cut_prompts(model, prompts):
+        tqdm.write(line)
     out.mkdir(parents=True, exist_ok=True)
     conditioning = config.method.conditioning.at_test() if chosen else CleanPrompt()
     paths, rows = [], []

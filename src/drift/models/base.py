@@ -1,6 +1,6 @@
 """What policies over diffusers' pipelines have in common, whatever their family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.errors import UserError
+from drift.models.tokens import see
 from drift.models.trained import Trained
-from drift.types import Conditioned, TextEmbeds
+from drift.types import Conditioned, Seen, TextEmbeds
 
 PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
@@ -61,6 +62,10 @@ class DiffusersPolicy(Trained):
                     f"{field}: {pixels} is no multiple of {wanted}, as this model needs"
                 )
         return config.in_channels, size[0] // factor, size[1] // factor
+
+    def see(self, prompts: Sequence[str]) -> list[Seen]:
+        """By the first tokenizer; another of the same words sees as much."""
+        return see(self.pipe.tokenizer, prompts)
 
     def _autocast(self) -> torch.autocast:
         half = self.dtype != torch.float32
