@@ -54,6 +54,10 @@ def evaluate(p: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=f"{meaning}; else as the run says",
         )
+    summary = "of this evaluation: a run keeps as many side by side as there are names"
+    p.add_argument("--name", default="default", help=summary)
+    summary = "draw anew what lies under that name with other settings, in its place"
+    p.add_argument("--replace", action="store_true", help=summary)
     p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
     p.add_argument(
         "--share",
@@ -81,6 +85,7 @@ def compare(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
     summary = "runs over which the others' gains and differences are told"
     p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
+    p.add_argument("--name", default="default", help="of the evaluations to compare")
     summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
     p.add_argument("--figures", action="store_true", help=summary)
     p.add_argument("--page-size", type=float, default=4.9, metavar="MB", help="of the page at most")

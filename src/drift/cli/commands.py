@@ -51,6 +51,8 @@ def evaluate(args: argparse.Namespace) -> None:
         overrides=overrides,
         options={field: getattr(args, field) for field in EVALUATION if hasattr(args, field)},
         share=share,
+        name=args.name,
+        overwrite=args.replace,
     )
     if share.judges:
         width = shutil.get_terminal_size((100, 24)).columns
@@ -73,7 +75,12 @@ def compare(args: argparse.Namespace) -> None:
     from drift.report.compare import compare
 
     page = compare(
-        args.runs, args.out, args.baseline, figures=args.figures, page_size=args.page_size
+        args.runs,
+        args.out,
+        args.baseline,
+        figures=args.figures,
+        page_size=args.page_size,
+        name=args.name,
     )
     print(f"wrote {page}")
 

@@ -46,7 +46,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.folder.parents[1].name} {self.folder.name}"
+        return f"{runs.run_of(self.folder).name} {self.folder.name}"
 
     @property
     def prompts(self) -> list[str]:
