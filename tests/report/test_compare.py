@@ -217,8 +217,8 @@ def test_a_difference_needs_prompts_and_one_direction():
 
 
 def test_numbers_in_words():
-    shown = [number(v) for v in (None, 0.0123, -0.8, 1.234, 12.34, 1234.5, -1e-9)]
-    assert shown == ["–", "0.012", "−0.800", "1.23", "12.34", "1,234", "0.000"]
+    shown = [number(v) for v in (None, 0.0123, -0.8, 1 - 1e-9, 1.234, 12.34, 1234.5, -1e-9)]
+    assert shown == ["–", "0.012", "−0.800", "1.00", "1.23", "12.34", "1,234", "0.000"]
 
 
 def test_a_run_without_a_record_of_its_machine_is_compared(grpo, tmp_path):

@@ -77,7 +77,9 @@ def measure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--encoder", default="dreamsim-tiny", metavar="NAME[,NAME]", help=summary)
     summary = "of recall and precision (10 neighbours), which are not told without it"
     p.add_argument("--reference", type=Path, metavar="FOLDER", help=summary)
-    p.add_argument("--out", type=Path, metavar="FILE.json", help="also write all figures here")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    summary = "also write all figures here, with those of every prompt; a file that is not there"
+    p.add_argument("--out", type=Path, metavar="FILE.json", help=summary)
 
 
 def compare(p: argparse.ArgumentParser) -> None:

@@ -61,13 +61,16 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    from drift.evaluation.measure import measure_folders
+    from drift.evaluation.measure import check_out, measure_folders, write_measured
     from drift.report.terminal import measured_table
 
+    if args.out:
+        check_out(args.out)
     encoders = args.encoder.split(",")
-    measured = measure_folders(args.folders, encoders, args.reference, args.out)
+    measured = measure_folders(args.folders, encoders, args.reference, args.device)
     print(*measured_table([(one.folder, one.figures, one.notes) for one in measured]), sep="\n")
     if args.out:
+        write_measured(measured, args.reference, args.out)
         print(f"wrote {args.out}")
 
 
