@@ -67,8 +67,11 @@ def generate(
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: cannot write to the folder {out}: {error.strerror}") from error
     model = load_policy(config, chosen[0].folder if chosen else None)
-    out.mkdir(parents=True, exist_ok=True)
     conditioning = config.method.conditioning.at_test() if chosen else CleanPrompt()
     paths, rows = [], []
     names = zip(prompts, slugs(prompts), strict=True)

@@ -1,11 +1,12 @@
 """Policy models by the pipeline class that a model folder's `model_index.json` names."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from drift.errors import UserError
+from drift.files.foreign import quiet
 from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
+from drift.files.weights import read_json
 from drift.types import PolicyModel
 
 
@@ -47,7 +48,7 @@ def find_model(name: str) -> Path | None:
 
 def model_files(folder: Path) -> list[Path]:
     """A diffusers folder's index and every file of the parts that this names."""
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_json(folder / "model_index.json", field="model.name")
     parts = [name for name in index if not name.startswith("_")]
     files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
     return [folder / "model_index.json", *files]
@@ -75,15 +76,15 @@ def _download(name: str, *, local_files_only: bool = False) -> Path:
     """
     from diffusers import DiffusionPipeline
 
-    return Path(
-        DiffusionPipeline.download(
+    with quiet("diffusers", "huggingface_hub"):
+        folder = DiffusionPipeline.download(
             name,
             use_safetensors=True,
             safety_checker=None,
             feature_extractor=None,
             local_files_only=local_files_only,
         )
-    )
+    return Path(folder)
 
 
 def load_model(name: str, **settings) -> PolicyModel:
@@ -92,7 +93,8 @@ def load_model(name: str, **settings) -> PolicyModel:
     index = folder / "model_index.json"
     if not index.is_file():
         raise UserError(f"model.name: '{name}' is no diffusers folder: it has no model_index.json")
-    pipeline = json.loads(index.read_text()).get("_class_name")
+    pipeline = read_json(index, field="model.name").get("_class_name")
     if pipeline not in MODELS:
-        raise UserError(f"model.name: '{name}' is a {pipeline}; known are {', '.join(MODELS)}")
+        told = f"is a {pipeline}" if pipeline else "names no pipeline class in its model_index.json"
+        raise UserError(f"model.name: '{name}' {told}; known are {', '.join(MODELS)}")
     return MODELS[pipeline](folder, **settings)

@@ -20,13 +20,22 @@ from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
-from drift.files.weights import fit_weights, read_weights, settle_header
+from drift.files.foreign import quiet, reason
+from drift.files.weights import (
+    check_file,
+    fit_weights,
+    misfits_of,
+    read_weights,
+    refuse_misfits,
+    settle_header,
+)
 from drift.functional.dynamics import guide, velocity_to_noise
 from drift.types import Schedule, TextEmbeds
 
@@ -124,11 +133,12 @@ class StableDiffusion:
             file, field = folder / SAFETENSORS_WEIGHTS_NAME, "checkpoint"
             fit_weights(self.pipe.unet, read_weights(file, field=field), source=file, field=field)
             return
-        state, _ = StableDiffusionPipeline.lora_state_dict(folder)
+        file, field = folder / LORA_WEIGHT_NAME_SAFE, "checkpoint"
+        state = read_weights(file, field=field)
         weights = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
-        result = set_peft_model_state_dict(self.pipe.unet, weights)
-        if result.unexpected_keys:
-            raise UserError(f"{folder}: unexpected LoRA weight '{result.unexpected_keys[0]}'")
+        misfits = misfits_of(weights, get_peft_model_state_dict(self.pipe.unet))
+        refuse_misfits(misfits, source=file, kind="the run's LoRA", field=field)
+        set_peft_model_state_dict(self.pipe.unet, weights)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -262,16 +272,27 @@ def _refuse_pickles(folder: Path) -> None:
             )
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse files that cannot be read, and a folder without a tokenizer's, by their names."""
+    for file in sorted(folder.glob("*/*")):
+        check_file(file, field="model.name")
+    words = folder / "tokenizer"
+    if not any((words / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"model.name: {words} holds neither tokenizer.json nor vocab.json")
+
+
 def load(folder: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion:
     """The model in a diffusers folder."""
     _refuse_pickles(folder)
+    _check_files(folder)
     # What is not asked for is not downloaded either, though a published index names it.
     left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, **left_out
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: '{folder}' is no Stable Diffusion folder: {reason}") from error
+        with quiet("diffusers", "transformers"):
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, **left_out
+            )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        told = f"'{folder}' is no Stable Diffusion folder: {reason(error)}"
+        raise UserError(f"model.name: {told}") from error
     return StableDiffusion(pipe, dtype=dtype, folder=folder, **settings)
