@@ -31,6 +31,7 @@ class Answer(HubServer):
     """Answers every question with one status and one of the hub's codes of errors."""
 
     status, code = 404, ""
+    close = staticmethod(lambda: None)
 
     def do_GET(self):
         self.answer(

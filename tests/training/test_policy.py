@@ -23,7 +23,7 @@ def test_tf32_is_off_where_the_policy_computes_in_float32(tiny_model, restored, 
     assert torch.backends.cuda.matmul.allow_tf32 is wanted
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "meta"])  # the last holds no numbers
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "meta"])
 def test_a_device_that_cannot_compute_is_refused_in_one_line(name):
     with pytest.raises(UserError, match=f"^device: '{name}' cannot be used: ") as error:
         pick_device(name)

@@ -16,10 +16,12 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).tolist()  # "meta" holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # without CUDA it asserts
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"device: '{name}' cannot be used: {reason}") from error
+    if device.type == "meta":
+        raise UserError("device: 'meta' cannot be used: it holds shapes, and no numbers")
     return device
 
 
