@@ -31,7 +31,6 @@ class Answer(HubServer):
     """Answers every question with one status and one of the hub's codes of errors."""
 
     status, code = 404, ""
-    close = staticmethod(lambda: None)
 
     def do_GET(self):
         self.answer(
@@ -43,7 +42,7 @@ class Answer(HubServer):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The hub's handler, whose answer may be set; None closes it."""
+    """The hub's handler, whose answer may be set, and what closes it."""
     handler = type("Handler", (Answer,), {"asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -62,8 +61,7 @@ def hub(monkeypatch, tmp_path):
             server.server_close()
             closed.append(True)
 
-    handler.close = close
-    yield handler
+    yield handler, close
     close()
 
 
@@ -79,9 +77,10 @@ def hub(monkeypatch, tmp_path):
     ],
 )
 def test_what_the_hub_refuses_is_one_line_of_ours(status, code, told, hub, capfd):
-    hub.status, hub.code = status, code
+    handler, close = hub
+    handler.status, handler.code = status, code
     if status is None:
-        hub.close()
+        close()
     for field, open_it in [
         ("reward", lambda: locate("some/model", field="reward")),
         ("model.name", lambda: locate_model("some/model")),
