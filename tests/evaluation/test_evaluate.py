@@ -403,9 +403,37 @@ def test_other_judges_need_no_new_pictures(judges, run, drawn, monkeypatch):
         assert found["diversity/clip-tiny"] == found["diversity/dreamsim-tiny"]  # one stand-in
         assert found["diversity/dreamsim-tiny"] == figures["diversity/dreamsim-tiny"]
         assert "reward/jpeg-compressibility" in found and "reward/pickscore-tiny" not in found
-    (first[1] / "images.npz").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"cannot read .*images.npz: .*; remove it, to draw"):
-        evaluate([run], overrides=QUICK)
+
+
+def test_an_evaluation_that_was_damaged_is_left_out_by_name_and_done_again(
+    judges, run, drawn, tmp_path, capsys
+):
+    (run / "environment.json").write_text('{"command": "drift train"}')
+    _, first, last = evaluate([run], checkpoints="all", overrides=QUICK)
+    whole = files_of(last)
+    for name in ("metrics.json", "features.safetensors", "images.npz", "manifest.json"):
+        content = (last / name).read_bytes()
+        middle = len(content) // 2
+        for damaged in (
+            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            content[:middle],
+        ):
+            (last / name).write_bytes(damaged)
+            told: list[str] = []
+            assert list(runs.list_evaluations(run, tell=told.append)) == [0, 20]
+            assert len(told) == 1 and told[0].startswith(f"left out {last}: ")
+            assert name in told[0] or name == "manifest.json"
+        (last / name).write_bytes(content)
+    (last / "features.safetensors").unlink()
+    drawn.clear()
+    capsys.readouterr()
+    compare([run], tmp_path / "page")
+    assert capsys.readouterr().out.startswith(f"left out {last}: is incomplete (FileNotFound")
+    evaluate([run], checkpoints="all", overrides=QUICK)
+    assert drawn == [("40", p) for p in range(3)] and files_of(last) == whole
+
+    (first / "manifest.json").unlink()  # one of before there were any
+    assert evaluate([run], checkpoints="20", overrides=QUICK)[1] == first and len(drawn) == 3
 
 
 def test_other_weights_of_a_judge_are_another_judge(judges, run, drawn, tmp_path, monkeypatch):

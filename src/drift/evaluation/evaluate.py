@@ -163,7 +163,7 @@ def open_targets(
 def _keep_others(targets: Sequence[Target], name: str) -> None:
     """Refuse to draw anew what lies under this name with other settings, at whatever step."""
     for target in targets:
-        for step, found in runs.list_evaluations(target.run, name).items():
+        for step, found in runs.list_evaluations(target.run, name, tqdm.write).items():
             different = runs.first_difference(found, target.wanted, JUDGING, "{} then, {} now")
             if different:
                 folder = runs.evaluation_folder(target.run, step, name)

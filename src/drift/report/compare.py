@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from drift.config import load_run_config
 from drift.errors import UserError
@@ -41,7 +42,7 @@ def read_runs(folders: Sequence[Path], name: str = DEFAULT) -> list[Compared]:
     configs = [load_run_config(folder) for folder in folders]
     runs = []
     for label, folder, config in zip(name_runs(folders, configs), folders, configs, strict=True):
-        evaluations = list_evaluations(folder, name)
+        evaluations = list_evaluations(folder, name, tqdm.write)
         if 0 not in evaluations or len(evaluations) < 2:
             raise _not_evaluated(folder, name)
         path = folder / "environment.json"

@@ -3,7 +3,8 @@
 import json
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,11 +18,13 @@ from tqdm import tqdm
 
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
+from drift.files.checksums import checksum
 from drift.training.checkpoint import Checkpoint, list_checkpoints
 from drift.training.tracking import read_metrics
 
 FORMAT = 1  # of metrics.json; an evaluation of another format is done again
 DEFAULT = "default"  # the evaluation that nobody named, which lies in `evaluations` itself
+MANIFEST = "manifest.json"
 LONGEST = 60  # characters of a value in a message
 NAME = re.compile(r"(?!evaluations$|step-)[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
@@ -93,13 +96,40 @@ def evaluation_names(run: Path) -> list[str]:
     return [DEFAULT, *named] if list_evaluations(run) else named
 
 
+def seal(folder: Path) -> None:
+    """Write the checksums of an evaluation's files beside them."""
+    files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
+
+
+def examine_evaluation(folder: Path) -> dict[str, Any] | str:
+    """The metrics of a complete evaluation of the present format, or in a phrase what is wrong.
+
+    (Evaluations of old have no checksums, and are taken as they are.)
+    """
+    manifest = folder / MANIFEST
+    try:
+        sealed = json.loads(manifest.read_text())["files"] if manifest.exists() else {}
+        for name, expected in sealed.items():
+            file = folder / Path(name).name
+            if _checksum(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
+                return f"'{name}' is damaged"
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return metrics if metrics["format"] == FORMAT else "is of another format"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"is incomplete ({type(error).__name__}: {error})"
+
+
+@lru_cache(maxsize=1024)
+def _checksum(file: Path, changed: int, size: int) -> str:
+    """Of a file that changed last at that time."""
+    return checksum(file)
+
+
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
     """The metrics of a complete evaluation of the present format; None if there is none."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return metrics if metrics.get("format") == FORMAT else None
+    found = examine_evaluation(folder)
+    return None if isinstance(found, str) else found
 
 
 def read_pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
@@ -122,11 +152,21 @@ def read_features(folder: Path, encoder: str) -> Float[Tensor, "P N D"]:
         raise UserError(f"cannot read {encoder} in {path}: {error}") from error
 
 
-def list_evaluations(run: Path, name: str = DEFAULT) -> dict[int, dict[str, Any]]:
-    """Step -> metrics of every complete evaluation of a run under this name, in order."""
-    folders = sorted(evaluations_folder(run, name).glob("step-*"))
-    read = [metrics for folder in folders if (metrics := read_evaluation(folder))]
-    return {metrics["step"]: metrics for metrics in read}
+def list_evaluations(
+    run: Path, name: str = DEFAULT, tell: Callable[[str], object] = str
+) -> dict[int, dict[str, Any]]:
+    """Step -> metrics of every complete evaluation of a run under this name, in order.
+
+    `tell` gets a line of every other that is left out.
+    """
+    read: dict[int, dict[str, Any]] = {}
+    for folder in sorted(evaluations_folder(run, name).glob("step-*")):
+        found = examine_evaluation(folder)
+        if isinstance(found, str):
+            tell(f"left out {folder}: {found}")
+        else:
+            read[found["step"]] = found
+    return read
 
 
 def settings_difference(
