@@ -120,6 +120,7 @@ def test_pictures_of_one_size_are_encoded_together_with_the_same_numbers(monkeyp
     wide = [noise(k, (40, 24)) for k in range(2)]
     save(tmp_path / "a" / "x", *(noise(k) for k in range(3)), wide[0])
     save(tmp_path / "a" / "y", wide[1], noise(3))
+    (tmp_path / "a" / "y" / "sheet.png").write_bytes(b"of drift generate: passed over")
 
     def measured(most):
         monkeypatch.setattr(measure, "PIXELS", most)

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from drift.errors import UserError
+from drift.evaluation.pictures import SHEET
 from drift.evaluation.sheets import contact_sheet
 from drift.methods.parts import CleanPrompt
 from drift.pixels import to_pixels
@@ -90,5 +91,5 @@ def generate(
         for seed, pixels in zip(seeds, rows[-1], strict=True):
             paths.append(out / f"{slug}-{seed}.png")
             Image.fromarray(pixels).save(paths[-1])
-    contact_sheet(np.stack(rows), list(prompts)).save(out / "sheet.png")
-    return [*paths, out / "sheet.png"]
+    contact_sheet(np.stack(rows), list(prompts)).save(out / SHEET)
+    return [*paths, out / SHEET]

@@ -16,6 +16,7 @@ from drift.errors import UserError
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 SMALLEST = 16  # pixels of a side
+SHEET = "sheet.png"  # what `drift generate` lays beside its pictures, and is none of them
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 BROKEN += (ImageCms.PyCMSError,)
 SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles: Pillow's names
@@ -24,7 +25,7 @@ SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of colour profiles: Pill
 def find_sets(folder: Path) -> dict[str, list[Path]]:
     """Pictures of each prompt in order of name: of every subfolder, or ("") of the folder itself.
 
-    Files of other suffixes and hidden ones are passed over.
+    Files of other suffixes, hidden ones and sheets of `drift generate` are passed over.
     """
     try:
         own = _pictures(folder)
@@ -43,7 +44,7 @@ def find_sets(folder: Path) -> dict[str, list[Path]]:
 
 def _pictures(folder: Path) -> list[Path]:
     files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    return sorted(p for p in files if not p.name.startswith("."))
+    return sorted(p for p in files if not p.name.startswith(".") and p.name != SHEET)
 
 
 def read_picture(path: Path) -> Float[Tensor, "3 H W"]:
