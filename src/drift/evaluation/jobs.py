@@ -48,7 +48,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.folder.parents[1].name} {self.folder.name}"
+        return f"{runs.run_of(self.folder).name} {self.folder.name}"
 
     @property
     def prompts(self) -> list[str]:
@@ -173,4 +173,5 @@ def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor])
     (whole / "sheet.webp").write_bytes(webp(contact_sheet(pixels, job.prompts)))
     text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
     (whole / "metrics.json").write_text(text, encoding="utf-8")
+    runs.seal(whole)
     put_in_place(whole, job.folder)
