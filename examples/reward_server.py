@@ -21,14 +21,16 @@ from drift.rewards import load_reward
 from drift.rewards.checks import check_scores
 
 
-def read_request(body: bytes) -> tuple[torch.Tensor, list[str]]:
-    """Images "N 3 H W" in [0, 1], all of one size, and their prompts."""
+def read_request(body: bytes) -> tuple[torch.Tensor, list[str], dict[str, dict]]:
+    """Images "N 3 H W" in [0, 1], all of one size, their prompts, and each prompt's fields."""
     request = json.loads(body)
     files = [io.BytesIO(base64.b64decode(png, validate=True)) for png in request["images"]]
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    if len(pixels) != len(request["prompts"]):
-        raise ValueError(f"{len(pixels)} images with {len(request['prompts'])} prompts")
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, request["prompts"]
+    prompts = request["prompts"]
+    if len(pixels) != len(prompts):
+        raise ValueError(f"{len(pixels)} images with {len(prompts)} prompts")
+    fields = dict(zip(prompts, request.get("metadata") or [{}] * len(prompts), strict=True))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, prompts, fields
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,9 +39,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            images, prompts = read_request(body)
+            images, prompts, fields = read_request(body)
         except (ValueError, KeyError, TypeError, OSError) as error:
             return self.answer(400, {"error": f"{type(error).__name__}: {error}"})
+        self.server.fields.update(fields)
         try:
             with torch.no_grad():
                 scores = check_scores(self.server.reward(images, prompts), prompts)
@@ -57,11 +60,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def make_server(name: str, host: str, port: int, device: str = "cpu") -> HTTPServer:
-    reward = load_reward(name, device)
+    fields: dict[str, dict] = {}  # what the reward looks a prompt up in; requests fill it
+    reward = load_reward(name, device, fields)
     if getattr(reward, "per_group", False):
         raise UserError(f"'{name}' sees a prompt's images all at once, but they come in batches")
     server = HTTPServer((host, port), Handler)
-    server.reward = reward
+    server.reward, server.fields = reward, fields
     return server
 
 

@@ -67,6 +67,14 @@ def test_every_command_explains_itself(capsys, command):
     assert "usage: drift " + command in capsys.readouterr().out
 
 
+def test_debug_shows_where_an_error_came_from(capsys):
+    assert main(["train", "nope", "--debug"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("Traceback")
+    assert any("load_recipe" in line for line in err)
+    assert err[-1].startswith("drift: error: there is no recipe 'nope'")
+
+
 def test_overrides_may_stand_on_either_side_of_options(capsys):
     line = refused(capsys, "train", "menagerie", "seed=1", "--quiet", "bogus=1")
     assert "bogus" in line

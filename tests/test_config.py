@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import pytest
@@ -315,44 +314,6 @@ def test_a_workers_limits_are_seconds():
     for bad in ("timeout=-1", "timeout=.inf", "timeout=.nan", "loading=0", "threads=-1"):
         with pytest.raises(UserError, match=f"reward_worker: .*{bad.partition('=')[0]}"):
             load_recipe("menagerie", [f"reward_worker.{bad}"])
-
-
-def test_prompt_lists():
-    everything = read_prompts("animals")
-    assert len(everything) == 45
-    train, held_out = read_prompts("menagerie-train"), read_prompts("menagerie-heldout")
-    assert not set(train) & set(held_out)
-    assert sorted(train + held_out) == sorted(everything)
-    assert read_prompts("animals-40") == everything[:40]
-
-
-def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_bytes(b"\xef\xbb\xbfa fox\r\n# a heading\r\n\r\na\xe2\x80\xa8cat\r\n")
-    assert read_prompts(str(file)) == ["a fox", "# a heading", "a\u2028cat"]
-
-
-def test_thirty_thousand_prompts_load_in_a_second(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(f"prompt {k}" for k in range(30_000)))
-    start = time.process_time()
-    assert len(read_prompts(str(file))) == 30_000
-    assert time.process_time() - start < 1
-
-
-def test_bad_prompt_files(tmp_path):
-    file = tmp_path / "prompts.txt"
-    with pytest.raises(UserError, match="no prompt file"):
-        read_prompts(str(file))
-    file.write_text("\n  \n")
-    with pytest.raises(UserError, match="is empty"):
-        read_prompts(str(file))
-    file.write_text("a fox\na fox\n")
-    with pytest.raises(UserError, match="'a fox' more than once"):
-        read_prompts(str(file))
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_prompts(str(file))
 
 
 def test_names_may_be_written_with_commas_between_them():

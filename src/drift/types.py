@@ -8,7 +8,7 @@ Axis legend, used in every signature:
 Way of the data: prompts -> rollout -> scoring -> selection -> shaping -> advantages -> update.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,6 +140,14 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a text encoder sees of a prompt: its tokens, and how many more are cut off."""
+
+    tokens: tuple[int, ...]
+    lost: int
+
+
+@dataclass(frozen=True)
 class Rollout:
     """P prompts with C sampled trajectories each; filled by `rollout`, narrowed by selection.
 
@@ -186,6 +194,8 @@ class PolicyModel(Protocol):
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned: ...
 
+    def see(self, prompts: Sequence[str]) -> list[Seen]: ...  # what it takes in of each prompt
+
     def predict(
         self,
         latents: Float[Tensor, "B c h w"],
@@ -220,6 +230,9 @@ class PolicyModel(Protocol):
 
     # Inside it, the frozen policy that training began with.
     def reference(self) -> AbstractContextManager[None]: ...
+
+
+Fields = Mapping[str, Mapping[str, Any]]  # prompt -> what its line of a .jsonl file says besides
 
 
 @runtime_checkable

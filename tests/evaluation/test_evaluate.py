@@ -1,6 +1,7 @@
 """Evaluations of a tiny real run: same seeds for all, complete or absent, never done twice."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from drift.menagerie.probe import Probe
 from drift.methods import METHODS
 from drift.report.compare import compare
 from drift.report.terminal import closing_table
+from drift.training import runs
 from drift.training.checkpoint import save_checkpoint
 from drift.training.policy import load_policy
 
@@ -142,8 +144,75 @@ def test_the_same_is_not_evaluated_twice(judges, run, capsys):
     assert (last / "metrics.json").stat().st_mtime_ns == written
     assert capsys.readouterr().out.count("is complete already") == 2
 
-    evaluate([run], overrides=[*QUICK, "seed=8"])  # other seeds are other pictures
-    assert json.loads((last / "metrics.json").read_text())["settings"]["seed"] == 8
+
+def settings_in(folder):
+    return json.loads((folder / "metrics.json").read_text())["settings"]
+
+
+def test_a_run_keeps_an_evaluation_for_each_name(judges, run, drawn, tmp_path):
+    (run / "environment.json").write_text('{"command": "drift train"}')
+    first = evaluate([run], checkpoints="20", overrides=QUICK)
+    drawn.clear()
+    one = {"name": "held-out_1.0", "options": {"prompts_count": 2}}
+    base, last = evaluate([run], overrides=QUICK, share=parse_share("1/1"), **one)
+    assert [str(f.relative_to(run)) for f in (base, last)] == [
+        "evaluations/held-out_1.0/step-000000",
+        "evaluations/held-out_1.0/step-000040",
+    ]
+    assert drawn == [(step, p) for step in ("00", "40") for p in range(2)]
+    assert settings_in(first[0])["prompts"] == PROMPTS  # and these are left as they were
+    assert runs.evaluation_names(run) == ["default", "held-out_1.0"]
+    assert list(runs.list_evaluations(run)) == [0, 20]
+    assert list(runs.list_evaluations(run, "held-out_1.0")) == [0, 40]
+    assert closing_table([base, last], width=100)[0].split() == ["base", "model", "run"]
+
+    page = compare([run], tmp_path / "page", name="held-out_1.0").read_text()
+    assert f"drift evaluate {run} --checkpoints 40 --name held-out_1.0\n" in page
+    assert f"drift compare {run} --name held-out_1.0 --out" in page
+    told = json.loads((tmp_path / "page" / "comparison.json").read_text())
+    assert told["evaluation"] == "held-out_1.0" and len(told["settings"]["prompts"]) == 2
+    assert {row["step"] for row in told["rows"]} == {0, 40}
+
+    shared = shutil.copytree(run, tmp_path / "other")
+    shutil.rmtree(shared / "evaluations")
+    drawn.clear()
+    evaluate([shared], base=run, checkpoints="base", overrides=QUICK, **one)
+    assert not drawn and list(runs.list_evaluations(shared, "held-out_1.0")) == [0]
+
+
+def test_pictures_of_other_settings_are_not_replaced_unasked(judges, run, drawn):
+    evaluate([run], checkpoints="all", overrides=QUICK)
+    _, last = evaluate([run], overrides=QUICK, name="b")
+    drawn.clear()
+    for changes, named, told in [
+        (["seed=8"], "default", r"step-000000 are of other seed \(7 then, 8 now\); keep both by"),
+        (["eta=0.5"], "b", r"evaluations/b/step-000000 are of other eta \(1.0 then, 0.5 now\)"),
+        (["prompts_count=2"], "b", r"prompts \(\['a fox', .* then, \['a fox', 'a cat'\] now\).*"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            evaluate([run], overrides=[*QUICK, *changes], name=named)
+    prompts = run / "others.txt"
+    third = "a third one, longer than the two before it together"
+    for lines, told in [
+        ([*PROMPTS[:2], third], rf"prompts \(<script>\S+ then, {third} now\); .* --replace$"),
+        ([*PROMPTS[:2], third, "a bee"], r"prompts \(3 of them then, 4 of them now\)"),
+    ]:
+        prompts.write_text("\n".join(lines))
+        with pytest.raises(UserError, match=told):
+            evaluate([run], overrides=QUICK, options={"prompts": str(prompts)}, name="b")
+    assert not drawn
+    evaluate([run], overrides=[*QUICK, "seed=8"], name="b", overwrite=True)
+    assert settings_in(last)["seed"] == 8
+    assert settings_in(run / "evaluations" / last.name)["seed"] == 7
+
+
+@pytest.mark.parametrize("name", ["", "..", ".b", "-b", "a/b", "ä", "step-1", "evaluations"])
+def test_a_name_is_one_of_a_folder(name, run):
+    told = re.escape(f"name: '{name}' is refused: up to 60 letters, digits")
+    with pytest.raises(UserError, match=told):
+        evaluate([run], overrides=QUICK, name=name)
+    with pytest.raises(UserError, match=told):
+        compare([run], run / "page", name=name)
 
 
 def test_the_batch_size_does_not_change_the_pictures(judges, run):
@@ -164,7 +233,7 @@ def test_a_base_evaluation_is_shared_if_it_is_the_same(judges, run, tiny_model, 
     assert (base / "metrics.json").read_bytes() == (plain / "metrics.json").read_bytes()
     assert figures_of(last)["recall/dreamsim-tiny"]["mean"] <= 1
     with pytest.raises(UserError, match=r"evaluated differently: steps \(2 and 3\)"):
-        evaluate([run], base=plain, overrides=[*QUICK, "steps=3"])
+        evaluate([run], base=plain, overrides=[*QUICK, "steps=3"], overwrite=True)
 
 
 def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
@@ -334,9 +403,37 @@ def test_other_judges_need_no_new_pictures(judges, run, drawn, monkeypatch):
         assert found["diversity/clip-tiny"] == found["diversity/dreamsim-tiny"]  # one stand-in
         assert found["diversity/dreamsim-tiny"] == figures["diversity/dreamsim-tiny"]
         assert "reward/jpeg-compressibility" in found and "reward/pickscore-tiny" not in found
-    (first[1] / "images.npz").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"cannot read .*images.npz: .*; remove it, to draw"):
-        evaluate([run], overrides=QUICK)
+
+
+def test_an_evaluation_that_was_damaged_is_left_out_by_name_and_done_again(
+    judges, run, drawn, tmp_path, capsys
+):
+    (run / "environment.json").write_text('{"command": "drift train"}')
+    _, first, last = evaluate([run], checkpoints="all", overrides=QUICK)
+    whole = files_of(last)
+    for name in ("metrics.json", "features.safetensors", "images.npz", "manifest.json"):
+        content = (last / name).read_bytes()
+        middle = len(content) // 2
+        for damaged in (
+            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            content[:middle],
+        ):
+            (last / name).write_bytes(damaged)
+            told: list[str] = []
+            assert list(runs.list_evaluations(run, tell=told.append)) == [0, 20]
+            assert len(told) == 1 and told[0].startswith(f"left out {last}: ")
+            assert name in told[0] or name == "manifest.json"
+        (last / name).write_bytes(content)
+    (last / "features.safetensors").unlink()
+    drawn.clear()
+    capsys.readouterr()
+    compare([run], tmp_path / "page")
+    assert capsys.readouterr().out.startswith(f"left out {last}: is incomplete (FileNotFound")
+    evaluate([run], checkpoints="all", overrides=QUICK)
+    assert drawn == [("40", p) for p in range(3)] and files_of(last) == whole
+
+    (first / "manifest.json").unlink()  # one of before there were any
+    assert evaluate([run], checkpoints="20", overrides=QUICK)[1] == first and len(drawn) == 3
 
 
 def test_other_weights_of_a_judge_are_another_judge(judges, run, drawn, tmp_path, monkeypatch):
@@ -414,6 +511,42 @@ def test_a_judge_that_fails_is_named_with_the_prompt(judges, run, monkeypatch):
     with pytest.raises(UserError, match=told):
         evaluate([run], overrides=QUICK, options=one)
     assert not (run / "evaluations/step-000000").exists()
+
+
+RELATIVE = """
+def brighter(images, prompts, metadata):
+    return [float(x.mean()) - each.get("than", 0) for x, each in zip(images, metadata)]
+
+def needs(images, prompts, metadata):
+    return [each["than"] for each in metadata]
+"""
+
+
+def test_rewards_get_the_fields_of_the_prompts_and_other_fields_are_judged_anew(
+    run, drawn, tmp_path, monkeypatch, capsys
+):
+    name, file = "relative_" + tmp_path.name.replace("-", "_"), tmp_path / "prompts.jsonl"
+    (tmp_path / f"{name}.py").write_text(RELATIVE)
+    monkeypatch.chdir(tmp_path)
+    long = "a bee " * 30
+    own = {"prompts": str(file), "rewards": f"{name}:brighter", "encoders": "vae"}
+
+    def judged(than: float, **others: str) -> dict:
+        lines = [{"prompt": "a fox", "than": than}, {"prompt": long}]
+        file.write_text("\n".join(map(json.dumps, lines)))
+        (base,) = evaluate([run], checkpoints="base", overrides=QUICK, options=own | others)
+        return json.loads((base / "metrics.json").read_text())
+
+    before, after = judged(0.0), judged(10.0)
+    assert "prompts: the text encoder cuts 1 of 2 at 24 tokens" in capsys.readouterr().out
+    assert after["settings"]["fields"] == {"a fox": {"than": 10.0}}
+    one, two = (m["figures"][f"reward/{name}:brighter"]["per_prompt"] for m in (before, after))
+    assert two == pytest.approx([one[0] - 10, one[1]], abs=1e-5)
+    assert drawn == [("00", 0), ("00", 1)]  # the same pictures serve
+
+    named = f"evaluation.rewards: {name}:needs: reward: {name}:needs raised KeyError: 'than' for"
+    with pytest.raises(UserError, match=named):
+        judged(0.0, rewards=f"{name}:needs")
 
 
 def test_an_unknown_reward_leaves_nothing(run):

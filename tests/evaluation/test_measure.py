@@ -1,17 +1,21 @@
 import json
+import os
 import struct
+import tempfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from drift.cli import main
 from drift.errors import UserError
 from drift.evaluation import measure
 from drift.evaluation.measure import measure_folders
 from drift.evaluation.pictures import find_sets, read_picture
+from tests.evaluation.profiles import CMYK, GREY, SWAPPED
 
 
 def noise(seed: int = 0, size: tuple[int, int] = (32, 24)) -> Image.Image:
@@ -88,6 +92,7 @@ def test_the_command_tells_a_row_a_folder_and_why_figures_are_missing(capsys, tm
     many = save(tmp_path / "many", *(noise(k) for k in range(11)))
     out = tmp_path / "told.json"
     args = ["measure", str(one), str(many), "--reference", str(many), "--out", str(out)]
+    args += ["--device", "cpu"]
     assert main(args) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines()]
@@ -101,6 +106,38 @@ def test_the_command_tells_a_row_a_folder_and_why_figures_are_missing(capsys, tm
     assert [len(folder["figures"]) for folder in told["folders"]] == [5, 5]
     assert told["folders"][1]["figures"]["recall/dreamsim-tiny"]["mean"] == 1
     assert told["folders"][0]["figures"]["diversity/dreamsim-tiny"]["mean"] is None
+    assert main(args) == 2  # it is there now
+    assert capsys.readouterr().err.endswith(f"--out {out} exists already; name another\n")
+
+
+def test_pictures_of_one_size_are_encoded_together_with_the_same_numbers(monkeypatch, tmp_path):
+    def recorded(name, device):
+        encoder = load_encoder(name, device)
+        return lambda images: sizes.append(tuple(images.shape[::2])) or encoder(images)
+
+    load_encoder = measure.load_encoder
+    monkeypatch.setattr(measure, "load_encoder", recorded)
+    wide = [noise(k, (40, 24)) for k in range(2)]
+    save(tmp_path / "a" / "x", *(noise(k) for k in range(3)), wide[0])
+    save(tmp_path / "a" / "y", wide[1], noise(3))
+    (tmp_path / "a" / "y" / "sheet.png").write_bytes(b"of drift generate: passed over")
+
+    def measured(most):
+        monkeypatch.setattr(measure, "PIXELS", most)
+        sizes.clear()
+        (one,) = measure_folders([tmp_path / "a"], ["dreamsim-tiny"])
+        return {n: [f["mean"], *(f["per_prompt"] or [])] for n, f in one.figures.items()}
+
+    sizes: list[tuple[int, ...]] = []
+    together = measured(measure.PIXELS)
+    assert sizes == [(3, 24), (2, 24), (1, 24)]  # across prompts, in order
+    some = measured(2 * 32 * 24)
+    assert [n for n, _ in sizes] == [2, 1, 1, 1, 1]
+    alone = measured(1)
+    assert [n for n, _ in sizes] == [1] * 6
+    for name, values in alone.items():
+        assert together[name] == pytest.approx(values, rel=1e-5)
+        assert some[name] == pytest.approx(values, rel=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -149,6 +186,45 @@ def test_every_kind_of_pixel(tmp_path):
     assert pixel(path) == [255] * 3
     Image.new("CMYK", size, (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=100)
     assert pixel(tmp_path / "c.jpg") == pytest.approx([255, 0, 0], abs=3)
+
+
+def test_colours_are_those_of_the_embedded_profile(tmp_path):
+    # Linear light of 128/255 is 188 in sRGB; `SWAPPED` has red and green in each other's place.
+    size, png = (16, 16), tmp_path / "a.png"
+    palette = Image.new("P", size, 0)
+    palette.putpalette([255, 0, 0])
+    for image, profile, expected in [
+        (Image.new("RGB", size, (128, 128, 128)), SWAPPED, [188] * 3),
+        (Image.new("RGB", size, (255, 0, 0)), SWAPPED, [0, 255, 0]),
+        (Image.new("RGBA", size, (255, 0, 0, 51)), SWAPPED, [204, 255, 204]),
+        (palette, SWAPPED, [0, 255, 0]),
+        (Image.new("L", size, 128), GREY, [188] * 3),
+        (Image.new("L", size, 128), SWAPPED, [188] * 3),
+        (Image.new("LA", size, (128, 255)), GREY, [188] * 3),
+        (Image.fromarray(np.full(size, 0x80FF, np.uint16)), GREY, [188] * 3),
+    ]:
+        image.save(png, icc_profile=profile)
+        assert pixel(png) == expected, image.mode
+    for name in ("a.jpg", "a.webp"):
+        image = Image.new("RGB", size, (255, 0, 0))
+        image.save(tmp_path / name, icc_profile=SWAPPED, quality=100)
+        assert pixel(tmp_path / name) == pytest.approx([0, 255, 0], abs=16)
+    # An ink set in which cyan alone is white and all else black.
+    for ink, level in [((255, 0, 0, 0), 255), ((0, 255, 255, 0), 0)]:
+        image = Image.new("CMYK", size, ink)
+        image.save(tmp_path / "c.jpg", icc_profile=CMYK, quality=100)
+        assert pixel(tmp_path / "c.jpg") == pytest.approx([level] * 3, abs=3)
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise().save(png, icc_profile=own)
+    noise().save(tmp_path / "plain.png")
+    assert torch.equal(read_picture(png), read_picture(tmp_path / "plain.png"))
+    for profile, told in [
+        (SWAPPED[:200], "its colour profile is broken"),
+        (GREY, "its colour profile is for GRAY, its pixels are RGB"),
+    ]:
+        noise().save(png, icc_profile=profile)
+        with pytest.raises(UserError, match=f"a.png could not be read as a picture: {told}"):
+            read_picture(png)
 
 
 def test_sixteen_bits_of_colour(tmp_path):
@@ -207,8 +283,11 @@ def test_broken_files_are_named_in_one_line(capsys, tmp_path):
 
 
 def test_folders_that_hold_no_sets_are_refused(capsys, tmp_path):
-    with pytest.raises(UserError, match="nowhere' is no folder"):
+    with pytest.raises(UserError, match="nowhere' cannot be read: No such file"):
         find_sets(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file' cannot be read: Not a directory"):
+        find_sets(tmp_path / "file")
     (tmp_path / "a" / "x").mkdir(parents=True)
     (tmp_path / "a" / ".hidden.png").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("")
@@ -218,9 +297,41 @@ def test_folders_that_hold_no_sets_are_refused(capsys, tmp_path):
     with pytest.raises(UserError, match="holds both pictures and folders"):
         find_sets(tmp_path / "a")
     folder = save(tmp_path / "b", noise(), noise(1, (40, 16)))
-    for extra in (["--encoder", "nope"], ["--encoder", ""], ["--out", str(folder)]):
+    for extra in (
+        ["--encoder", "nope"],
+        ["--encoder", ""],
+        ["--device", "nope"],
+        ["--out", str(folder)],
+        ["--out", str(tmp_path / "nowhere" / "a.json")],
+        ["--out", str(tmp_path / ("a" * 300))],
+        ["--out", "/proc/a.json"],  # which nobody can write
+    ):
         assert main(["measure", str(folder), *extra]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture
+def open_to_all():
+    """A folder that others may enter, and then this process as one of them, if it is root."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = os.geteuid() == 0
+        yield Path(folder), lambda: os.seteuid(65534) if root else None
+        if root:
+            os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_named(open_to_all):
+    folder, become_another = open_to_all
+    locked, picture = save(folder / "a" / "locked", noise()), save(folder / "b", noise()) / "00.png"
+    locked.chmod(0)
+    picture.chmod(0)
+    become_another()
+    with pytest.raises(UserError, match=rf"measure: '{locked}' cannot be read: Permission denied"):
+        find_sets(folder / "a")
+    with pytest.raises(UserError, match=rf"measure: {picture} could not be read .*Permission"):
+        read_picture(find_sets(folder / "b")[""][0])
+    locked.chmod(0o700) if os.geteuid() != 65534 else None
 
 
 def test_an_encoder_without_one_width_is_refused(monkeypatch, tmp_path):

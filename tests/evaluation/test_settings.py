@@ -22,6 +22,16 @@ def test_the_first_prompts_of_a_list():
         settings_of(load_recipe("menagerie", ["evaluation.prompts_count=16"]), probed=True)
 
 
+def test_fields_of_prompts_are_settings_where_there_are_any(tmp_path):
+    file = tmp_path / "scenes.jsonl"
+    file.write_text('{"prompt": "a fox", "count": 2}\n{"prompt": "a cat"}\n')
+    own = ["prompts_count=1", f"prompts={file}"]
+    asked = load_recipe("smoke", [f"evaluation.{text}" for text in own])
+    assert settings_of(asked, probed=True)["fields"] == {"a fox": {"count": 2}}
+    file.write_text('{"prompt": "a fox"}\n{"prompt": "a cat", "count": 2}\n')
+    assert "fields" not in settings_of(asked, probed=True)  # as before there were fields
+
+
 @pytest.mark.parametrize(
     ("recipe", "own", "judging"),
     [

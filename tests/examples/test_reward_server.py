@@ -59,6 +59,21 @@ def test_a_reward_that_fails_says_so_to_the_client():
         server.shutdown()
 
 
+def counts(images, prompts, metadata):
+    return [each.get("count", 0) for each in metadata]
+
+
+def test_a_served_reward_gets_the_fields_of_each_prompt():
+    with make_server("tests.examples.test_reward_server:counts", "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        for count in (2, 3):  # of two clients
+            reward = load_reward(url, fields={"a fox": {"count": count}, "a cat": {}})
+            scores = reward(torch.rand(3, 3, 8, 8), ["a cat", "a fox", "a fox"])
+            assert scores.tolist() == [0, count, count]
+        server.shutdown()
+
+
 def test_a_per_group_reward_is_not_served():
     with pytest.raises(UserError, match="in batches"):
         make_server("examples.custom_reward:unlike", "127.0.0.1", 0)

@@ -17,8 +17,8 @@ from drift.training.runs import evaluation_folder
 from tests.fake_runs import SETTINGS, make_run
 
 
-def sentences(tmp_path, *runs):
-    compare(runs, tmp_path / "out")
+def sentences(tmp_path, *runs, **options):
+    compare(runs, tmp_path / "out", **options)
     return json.loads((tmp_path / "out" / "comparison.json").read_text())["verdict"]
 
 
@@ -182,8 +182,22 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, grpo):
     path.write_text(path.read_text().replace("abab", "ffff"))
     assert "differ in their base model" in refused(grpo, other)
     path.unlink()
-    assert f"do `drift evaluate {other}`" in refused(other)
+    assert f"{other} has no evaluation of its base model and a checkpoint; " in refused(other)
+    assert refused(other).endswith(f"do `drift evaluate {other}`")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_that_is_not_there_is_told_with_the_names_that_are(tmp_path, grpo):
+    (grpo / "evaluations" / "b").mkdir()
+    for step in (0, 2):
+        evaluation_folder(grpo, step).rename(evaluation_folder(grpo, step, "b"))
+    with pytest.raises(UserError, match="has no evaluation of its .*; it has b, for --name; do"):
+        compare([grpo], tmp_path / "out")
+    make_run(tmp_path / "c").joinpath("evaluations").rename(grpo / "evaluations" / "c")
+    told = f"has no evaluation 'd' of its .*; it has b, c, for --name; .*{grpo} --name d`$"
+    with pytest.raises(UserError, match=told):
+        compare([grpo], tmp_path / "out", name="d")
+    assert sentences(tmp_path, grpo, name="b") == sentences(tmp_path, grpo, name="c")
 
 
 def test_labels_are_different_for_different_runs(tmp_path):
@@ -203,8 +217,8 @@ def test_a_difference_needs_prompts_and_one_direction():
 
 
 def test_numbers_in_words():
-    shown = [number(v) for v in (None, 0.0123, -0.8, 1.234, 12.34, 1234.5, -1e-9)]
-    assert shown == ["–", "0.012", "−0.800", "1.23", "12.34", "1,234", "0.000"]
+    shown = [number(v) for v in (None, 0.0123, -0.8, 1 - 1e-9, 1.234, 12.34, 1234.5, -1e-9)]
+    assert shown == ["–", "0.012", "−0.800", "1.00", "1.23", "12.34", "1,234", "0.000"]
 
 
 def test_a_run_without_a_record_of_its_machine_is_compared(grpo, tmp_path):

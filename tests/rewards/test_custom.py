@@ -23,6 +23,42 @@ class Scorer:
         return images[:, 1].mean((1, 2))
 
 scorer, number = Scorer(), 3
+
+def third(images, prompts, about):
+    return [each["count"] for each in about]
+
+def named(images, prompts, scale=10.0, *, metadata=None):
+    return [scale * each["count"] for each in metadata]
+
+def default(images, prompts, scale=10.0):
+    return torch.full((len(images),), scale)
+
+def grouped(images, prompt, metadata):
+    metadata["count"] += 1  # its own copy
+    return [metadata["count"] + len(prompt)] * len(images)
+
+grouped.per_group = True
+
+class Counter:
+    def __call__(self, images, prompts, metadata):
+        return third(images, prompts, metadata)
+
+counter = Counter()
+
+def picky(images, prompts):
+    if "a cat" in prompts:
+        raise KeyError("no cats")
+    return images.mean((1, 2, 3))
+
+def crowded(images, prompts):
+    if len(prompts) > 3:
+        raise ArithmeticError
+    return images.mean((1, 2, 3))
+
+def full(images, prompts):
+    if len(prompts) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return images.mean((1, 2, 3))
 """
 
 
@@ -87,3 +123,51 @@ def test_the_source_file_is_found_before_and_after_the_import(module, tmp_path):
     load_reward(name)
     assert source_file(name) == tmp_path / f"{module}.py"
     assert source_file("sys:exit") is source_file("not_there:f") is None  # built in; nowhere
+
+
+FIELDS = {"a fox": {"count": 1}, "a cat": {"count": 2}}
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [("third", [1, 2]), ("named", [10, 20]), ("counter", [1, 2]), ("default", [10, 10])],
+)
+def test_a_third_argument_gets_the_fields_of_each_images_prompt(module, reward, expected):
+    loaded = load_reward(f"{module}:{reward}", fields=FIELDS)
+    rewards = score(loaded, images(), ["a fox", "a cat"])
+    assert rewards.tolist() == [[float(value)] * 3 for value in expected]
+
+
+def test_a_group_gets_the_fields_of_its_prompt_and_a_sum_hands_them_on(module):
+    grouped = load_reward(f"{module}:grouped", fields=FIELDS)
+    for _ in range(2):
+        assert score(grouped, images(), ["a fox", "a cat"]).tolist() == [[7.0] * 3, [8.0] * 3]
+    total = load_reward(f"{module}:grouped + 0.5*{module}:third", fields=FIELDS)
+    assert score(total, images(), ["a fox", "a cat"]).tolist() == [[7.5] * 3, [9.0] * 3]
+
+
+@pytest.mark.parametrize(
+    ("reward", "told", "source"),
+    [
+        ("picky", "KeyError: 'no cats' for 'a cat'", 'raise KeyError("no cats")'),
+        (
+            "crowded",
+            "ArithmeticError for 2 prompts together, 'a cat' among them",
+            "raise ArithmeticError",
+        ),
+        ("third", "KeyError: 'count' for 'a fox'", 'return [each["count"] for each in about]'),
+    ],
+)
+def test_one_that_raises_is_told_in_a_line_with_the_prompt(module, reward, told, source):
+    line = [text.strip() for text in MODULE.splitlines()].index(source) + 1
+    with pytest.raises(UserError) as failure:
+        score(load_reward(f"{module}:{reward}"), images(), ["a fox", "a cat"])
+    expected = f"reward: {module}:{reward} raised {told}, in {module}.py line {line} ("
+    assert str(failure.value).startswith(expected)
+    assert "\n" not in str(failure.value)
+    assert isinstance(failure.value.__cause__, KeyError | ArithmeticError)
+
+
+def test_one_that_runs_out_of_memory_gets_halves(module):
+    rewards = score(load_reward(f"{module}:full"), images(), ["a fox", "a cat"])
+    torch.testing.assert_close(rewards, images().mean((2, 3, 4)))

@@ -73,6 +73,21 @@ def test_loading_tries_the_server_out(server):
     assert named(IMAGES[:1], ["a fox"]).tolist() == [2.5]
 
 
+def test_fields_are_sent_where_there_are_any(server):
+    fields = {"a hedgehog": {"count": 2, "at": [0.5, None]}, "a fox": {}}
+    named = load_reward(server.url, fields=fields)
+    named(IMAGES, PROMPTS)
+    tried, asked = server.requests
+    assert tried["prompts"] == ["a hedgehog"]  # the first of the run's
+    assert tried["metadata"] == [fields["a hedgehog"]]
+    assert asked["metadata"] == [{}, fields["a hedgehog"], {}]
+
+    without = load_reward(server.url, fields={"a fox": {}})
+    without(IMAGES, PROMPTS)
+    assert server.requests[2]["prompts"] == ["a fox"]
+    assert all("metadata" not in request for request in server.requests[2:])
+
+
 def flaky(*faults):
     """Commit one fault a request, then behave."""
     left = list(faults)

@@ -35,6 +35,9 @@ unlike.per_group = True
 def fail(images, prompts):
     raise KeyError("no such fox")
 
+def counted(images, prompts, metadata):
+    return [each.get("count", 0) for each in metadata]
+
 def hang(images, prompts):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     open("grandchild", "w").write(str(child.pid))
@@ -67,20 +70,23 @@ def ended(pid: int, seconds: float = 10.0) -> bool:
     return False
 
 
-def test_scores_are_the_same_bit_for_bit_and_faults_are_told(here, capfd):
+def test_scores_are_the_same_bit_for_bit_and_faults_are_told(here):
     names = ["0.1*worked:network + jpeg-compressibility", "worked:unlike", "worked:fail"]
     local = load_rewards(names)
-    apart = load_in_worker(names, timeout=60.0, loading=200.0)
+    fields = {"a fox": {"count": 2}, "a cat": {"count": 3}}
+    names.append("worked:counted")
+    apart = load_in_worker(names, timeout=60.0, loading=200.0, fields=fields)
     pid = apart["worked:fail"].worker.process.pid
     assert pid != os.getpid()
     for name, prompts in [(names[0], PROMPTS), (names[1], ["a fox"] * 3)]:
         assert torch.equal(apart[name](images(), prompts), local[name](images(), prompts))
         assert getattr(apart[name], "per_group", False) == getattr(local[name], "per_group", False)
 
-    with pytest.raises(UserError, match="^reward: KeyError: 'no such fox'$"):
+    told = "^reward: worked:fail raised KeyError: 'no such fox' for 'a fox', in worked.py line 18 "
+    with pytest.raises(UserError, match=told) as failure:
         apart["worked:fail"](images(), PROMPTS)
-    assert 'raise KeyError("no such fox")' in capfd.readouterr().err  # the whole traceback
-    apart[names[0]](images(), PROMPTS)  # it lives
+    assert 'raise KeyError("no such fox")' in str(failure.value.__cause__)  # the whole traceback
+    assert apart["worked:counted"](images(), PROMPTS).tolist() == [2, 0, 3]  # it lives
 
     os.kill(pid, signal.SIGKILL)
     for _ in range(2):

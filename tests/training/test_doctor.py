@@ -177,6 +177,28 @@ def test_what_would_fail_is_told_and_fails_nothing(told, tiny_model, tmp_path):
     assert "1000 times do not hold 1001 steps" in line_of(lines, "FAILED")
 
 
+def test_cut_prompts_are_told(told, tmp_path):
+    (tmp_path / "long.txt").write_text("a fox\n" + "a cat " * 30)
+    fine, lines = told(f"prompts={tmp_path / 'long.txt'}")
+    assert fine
+    assert "cuts 1 of 2 at 24 tokens" in line_of(lines, "prompts:")
+
+
+def test_a_reward_is_tried_with_the_fields_of_the_runs_prompts(told, tmp_path, monkeypatch):
+    (tmp_path / "looked_up.py").write_text(
+        "def needs(images, prompts, metadata):\n"
+        "    return [m['count'] + float(x.mean()) for m, x in zip(metadata, images)]\n"
+    )
+    (tmp_path / "counts.jsonl").write_text('{"prompt": "a fox", "count": 2}\n{"prompt": "a cat"}')
+    monkeypatch.chdir(tmp_path)
+    fine, lines = told("reward=looked_up:needs", "prompts=counts.jsonl")
+    assert not fine
+    failed = line_of(lines, "FAILED")
+    assert "looked_up:needs raised KeyError: 'count' for 'a cat', in looked_up.py line 2" in failed
+    (tmp_path / "counts.jsonl").write_text('{"prompt": "a fox", "count": 2}')
+    assert told("reward=looked_up:needs", "prompts=counts.jsonl")[0]
+
+
 def test_bad_prompts_are_refused(told):
     with pytest.raises(UserError, match="no prompt file or list 'nothing'"):
         told("prompts=nothing")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from drift.training.loop import draw_prompts, train
 from drift.training.policy import load_policy, make_trainable
 from drift.training.rollout import pool_seeds, sample_pool
 from drift.training.scoring import open_reward, score
-from drift.training.tracking import read_metrics
+from drift.training.tracking import LIVE, read_metrics
 
 SMALL = [
     "epochs=2",
@@ -340,6 +341,61 @@ def test_a_reward_in_a_worker_teaches_the_same(config):
     apart = train(config("drift", "apart", name), resume=True, progress=False)
     assert_equal_weights(here, apart)
     assert timeless(here) == timeless(apart)
+
+
+OWN = """
+def counted(images, prompts, metadata):
+    return [each["count"] + float(image.mean()) for image, each in zip(images, metadata)]
+
+def fails(images, prompts):
+    if len(images) > 2:  # more than the planner asks about
+        raise KeyError("too many")
+    return images.mean((1, 2, 3))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The name of a module with rewards in the current directory, and of a file of two prompts."""
+    name = "taught_" + tmp_path.name.replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    lines = ['{"prompt": "a fox", "count": 10}', '{"prompt": "a cat", "count": 20}']
+    (tmp_path / "counts.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_reward_is_taught_with_the_fields_of_each_prompt(config, own):
+    asked = [f"reward={own}:counted", "prompts=counts.jsonl", "evaluation.prompts="]
+    run = train(config("grpo", "run", *asked, "live.every=2"), progress=False)
+    assert all(15 < line["reward_mean"] < 16 for line in read_metrics(run))
+    looks = read_metrics(run, LIVE)
+    assert all(15 < look["reward"] < 16 for look in looks)
+    assert looks[0]["settings"]["fields"] == {"a fox": {"count": 10}, "a cat": {"count": 20}}
+
+
+def test_a_reward_that_raises_ends_the_run_in_a_line_and_leaves_its_traceback(config, own):
+    asked = config("grpo", "run", f"reward={own}:fails")
+    told = f"^reward: {own}:fails raised KeyError: 'too many' for '.*, in {own}.py line 7 "
+    with pytest.raises(UserError, match=told):
+        train(asked, progress=False)
+    kept = Path(asked.output, "error.txt").read_text()
+    assert 'raise KeyError("too many")' in kept
+    assert kept.startswith("Traceback")
+
+    Path(f"{own}.py").write_text(OWN.replace("> 2", "> 99"))
+    sys.modules.pop(own)
+    (Path(asked.output) / "environment.json").write_text("{}")  # it knows the source as it was
+    train(asked, resume=True, progress=False)
+    assert not Path(asked.output, "error.txt").exists()
+
+
+def test_prompts_that_the_text_encoder_cuts_are_told_at_the_start(config, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("a fox\n" + "a cat " * 30)
+    train(config("grpo", "run", f"prompts={tmp_path / 'long.txt'}", "epochs=1"), progress=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prompts: ")]
+    assert len(told) == 1
+    assert "cuts 1 of 2 at 24 tokens" in told[0]
 
 
 def test_every_prompt_is_drawn_before_any_repeats():

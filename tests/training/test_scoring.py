@@ -6,7 +6,8 @@ import torch
 
 from drift.config import WorkerConfig
 from drift.errors import UserError
-from drift.training.scoring import embed, features_of, open_rewards, score
+from drift.recipes import load_recipe
+from drift.training.scoring import embed, features_of, open_rewards, prompt_fields, score
 from drift.types import Conditioned, Rollout, StepPlan, TextEmbeds
 
 PROMPTS = ["a fox", "a cat"]
@@ -87,6 +88,8 @@ def test_rewards_get_contiguous_images():
         (torch.zeros(6, dtype=torch.complex64), "complex64 of shape (6,)"),
         ([0.0] * 5, "float32 of shape (5,) for 6 images"),
         (["0.0"] * 6, "returned list for 6 images"),
+        ([torch.zeros(1)] * 6, "returned list for 6 images"),
+        ([torch.tensor(1j)] * 6, "returned list for 6 images"),
         (np.array(["a"] * 6), "returned ndarray for 6 images"),
         ([0.0, 1, 2, 3, 4, float("nan")], "of an image for 'a cat' is nan"),
         (None, "returned NoneType for 6 images"),
@@ -109,6 +112,7 @@ def test_wrong_scores_name_the_prompt(answer, told):
         np.arange(6.0),
         np.arange(6, dtype=np.float16),
         list(np.arange(6.0)),
+        list(torch.arange(6)),
     ],
 )
 def test_scores_may_be_any_six_numbers(answer):
@@ -170,3 +174,20 @@ def test_unknown_names_start_no_worker(monkeypatch):
     monkeypatch.setattr("drift.training.scoring.load_in_worker", None)
     with pytest.raises(UserError, match="there is no 'nonsense'"):
         open_rewards(["jpeg-compressibility", "nonsense"], WorkerConfig(timeout=5))
+
+
+def test_looks_and_training_may_not_contradict_one_another(tmp_path):
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
+    ours.write_text('{"prompt": "a fox", "count": 2}\n{"prompt": "a cat"}\n')
+    files = [f"prompts={ours}", f"evaluation.prompts={theirs}"]
+    watched = load_recipe("smoke", [*files, "live.every=1"])
+
+    theirs.write_text('{"prompt": "a bee", "count": 3}\n{"prompt": "a fox", "count": 2}\n')
+    own = {"a fox": {"count": 2}, "a cat": {}}
+    assert prompt_fields(watched) == own | {"a bee": {"count": 3}}
+    assert prompt_fields(load_recipe("smoke", files)) == own  # an evaluation asks by itself
+
+    theirs.write_text('{"prompt": "a fox", "count": 3}\n')
+    with pytest.raises(UserError, match="^evaluation.prompts: .* other fields for 'a fox' than"):
+        prompt_fields(watched)
+    assert prompt_fields(load_recipe("smoke", files)) == own

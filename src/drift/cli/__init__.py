@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 
 from drift.cli import arguments, commands
 from drift.errors import UserError
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         add_arguments(command)
+        summary = "with an error also tell where in the code it came from"
+        command.add_argument("--debug", action="store_true", help=summary)
         command.set_defaults(run=run)
     return parser
 
@@ -108,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except UserError as error:
+        if args.debug:
+            traceback.print_exc()
         print(f"drift: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

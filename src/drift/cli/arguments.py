@@ -73,6 +73,10 @@ def evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
     p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
     _fields(p, EVALUATION, "as the run says")
+    summary = "of this evaluation: a run keeps as many side by side as there are names"
+    p.add_argument("--name", default="default", help=summary)
+    summary = "draw anew what lies under that name with other settings, in its place"
+    p.add_argument("--replace", action="store_true", help=summary)
     p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
     p.add_argument(
         "--share",
@@ -92,7 +96,9 @@ def measure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--encoder", default="dreamsim-tiny", metavar="NAME[,NAME]", help=summary)
     summary = "of recall and precision (10 neighbours), which are not told without it"
     p.add_argument("--reference", type=Path, metavar="FOLDER", help=summary)
-    p.add_argument("--out", type=Path, metavar="FILE.json", help="also write all figures here")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    summary = "also write all figures here, with those of every prompt; a file that is not there"
+    p.add_argument("--out", type=Path, metavar="FILE.json", help=summary)
 
 
 def compare(p: argparse.ArgumentParser) -> None:
@@ -100,6 +106,7 @@ def compare(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
     summary = "runs over which the others' gains and differences are told"
     p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
+    p.add_argument("--name", default="default", help="of the evaluations to compare")
     summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
     p.add_argument("--figures", action="store_true", help=summary)
     p.add_argument("--page-size", type=float, default=4.9, metavar="MB", help="of the page at most")

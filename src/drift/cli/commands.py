@@ -58,6 +58,8 @@ def evaluate(args: argparse.Namespace) -> None:
         overrides=overrides,
         options=_given(args, EVALUATION),
         share=share,
+        name=args.name,
+        overwrite=args.replace,
     )
     if share.judges:
         width = shutil.get_terminal_size((100, 24)).columns
@@ -66,13 +68,16 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    from drift.evaluation.measure import measure_folders
+    from drift.evaluation.measure import check_out, measure_folders, write_measured
     from drift.report.terminal import measured_table
 
+    if args.out:
+        check_out(args.out)
     encoders = args.encoder.split(",")
-    measured = measure_folders(args.folders, encoders, args.reference, args.out)
+    measured = measure_folders(args.folders, encoders, args.reference, args.device)
     print(*measured_table([(one.folder, one.figures, one.notes) for one in measured]), sep="\n")
     if args.out:
+        write_measured(measured, args.reference, args.out)
         print(f"wrote {args.out}")
 
 
@@ -80,7 +85,12 @@ def compare(args: argparse.Namespace) -> None:
     from drift.report.compare import compare
 
     page = compare(
-        args.runs, args.out, args.baseline, figures=args.figures, page_size=args.page_size
+        args.runs,
+        args.out,
+        args.baseline,
+        figures=args.figures,
+        page_size=args.page_size,
+        name=args.name,
     )
     print(f"wrote {page}")
 

@@ -112,14 +112,16 @@ class TrainConfig:
     def judging_pictures(self) -> dict[str, Any]:
         """What `evaluation` asks of a picture beside its sampler, where it asks for anything.
 
-        Absent is the model's own size, and no negative prompt.
+        Absent are the model's own size, no negative prompt, and a flow model's usual steps.
         """
         asked, sampling = self.evaluation, self.sampling
         sized = asked if asked.height else sampling
         told = asked.negative_prompt
         negative = sampling.negative_prompt if told is None else told
         wanted = {"height": sized.height, "width": sized.width, "negative_prompt": negative}
-        return {name: value for name, value in wanted.items() if value}
+        flow = {"flow_form": self.model.flow_form, "flow_shift": self.model.flow_shift}
+        usual = {"flow_form": "sde", "flow_shift": "twice"}.items()
+        return {name: value for name, value in wanted.items() if value} | dict(flow.items() - usual)
 
     @property
     def judging_rewards(self) -> list[str]:

@@ -1,6 +1,5 @@
 """Load a class of transformers or diffusers from its folder, strictly, with one-line errors."""
 
-import logging
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import torch
 
 from drift.errors import UserError
 from drift.files.folders import variant_of
+from drift.files.foreign import quiet, reason
 from drift.files.weights import refuse_misfits
 
 
@@ -25,7 +25,7 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
     options |= {"use_safetensors": True, "variant": variant_of(folder, field="encoder")}
 
     try:
-        with quiet("transformers"), quiet("diffusers"), _no_bar():
+        with quiet("transformers", "diffusers"), _no_bar():
             model, report = kind.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
@@ -41,28 +41,14 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
         SafetensorError,
         pickle.UnpicklingError,
     ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"encoder: cannot load a {kind.__name__} from {folder}: {reason}"
-        ) from error
+        told = f"cannot load a {kind.__name__} from {folder}: {reason(error)}"
+        raise UserError(f"encoder: {told}") from error
     misfits = {
         "missing": sorted(report["missing_keys"]),
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
     }
     refuse_misfits(misfits, source=folder, kind=kind.__name__, field="encoder")
     return model
-
-
-@contextmanager
-def quiet(library: str) -> Iterator[None]:
-    """No warnings of `library`: its tables of misfits are told as one line."""
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

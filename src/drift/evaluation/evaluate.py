@@ -85,20 +85,27 @@ def evaluate(
     options: Mapping[str, Any] = MappingProxyType({}),
     share: Share = WHOLE,
     out: Path | None = None,
+    name: str = runs.DEFAULT,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Evaluate runs' base models and chosen checkpoints, or plain models; returns the folders.
 
     `checkpoints`: all, last, base, or epochs ("20,40"). `base`: a run or evaluation folder whose
     base evaluation is shared. `overrides` and `options` change fields of `evaluation`. A plain
     model's evaluation goes to `out`, default runs/<its name>. What is complete is left as it is.
+    A run keeps an evaluation for each `name`; pictures of other settings under this name are an
+    error, unless they are to be replaced: `overwrite`.
     """
+    runs.check_name(name)
     opened = open_targets(targets, parse_changes(overrides, options), checkpoints, out)
-    jobs = plan_jobs(opened)
+    if not overwrite:
+        _keep_others(opened, name)
+    jobs = plan_jobs(opened, name)
     if base is not None:
         jobs = [job for job in jobs if share.judges or job.checkpoint]
         for job in jobs:
             if job.checkpoint is None and not job.complete:
-                _bring_base(base, job)
+                _bring_base(base, job, name)
     todo = []
     for job in jobs:
         if job.complete:
@@ -109,7 +116,7 @@ def evaluate(
     if todo:
         _work_through(todo, share)
     return [
-        runs.evaluation_folder(target.run, step)
+        runs.evaluation_folder(target.run, step, name)
         for target in opened
         for step in (0, *(checkpoint.epoch for checkpoint in target.chosen))
     ]
@@ -165,7 +172,20 @@ def _base_of(config: TrainConfig, hashes: dict[Path, str]) -> dict[str, str]:
     return known
 
 
-def plan_jobs(targets: Sequence[Target]) -> list[Job]:
+def _keep_others(targets: Sequence[Target], name: str) -> None:
+    """Refuse to draw anew what lies under this name with other settings, at whatever step."""
+    for target in targets:
+        for step, found in runs.list_evaluations(target.run, name, tqdm.write).items():
+            different = runs.first_difference(found, target.wanted, JUDGING, "{} then, {} now")
+            if different:
+                folder = runs.evaluation_folder(target.run, step, name)
+                raise UserError(
+                    f"evaluate: the pictures in {folder} are of other {different}; "
+                    "keep both by another --name, or give --replace"
+                )
+
+
+def plan_jobs(targets: Sequence[Target], name: str = runs.DEFAULT) -> list[Job]:
     """Every base model once, where its evaluation is or is nearest to be, then its checkpoints."""
     alike: dict[tuple[str, str], list[Target]] = {}
     for target in targets:
@@ -175,14 +195,14 @@ def plan_jobs(targets: Sequence[Target]) -> list[Job]:
     for same in alike.values():
         bases = []
         for t in same:
-            folder = runs.evaluation_folder(t.run, 0)
+            folder = runs.evaluation_folder(t.run, 0, name)
             bases.append(Job(folder, t.config, None, t.wanted, base=folder))
         home = max(bases, key=lambda job: 2 * job.complete + job.drawn)  # the first, if equal
         copies = tuple(job.folder for job in bases if job is not home)
         jobs.append(replace(home, copies=copies))
         for t in same:
             for checkpoint in t.chosen:
-                folder = runs.evaluation_folder(t.run, checkpoint.epoch)
+                folder = runs.evaluation_folder(t.run, checkpoint.epoch, name)
                 wanted = t.wanted | {"adapter": _adapter(t.config, checkpoint)}
                 jobs.append(Job(folder, t.config, checkpoint, wanted, base=home.folder))
     return jobs
@@ -195,9 +215,9 @@ def _adapter(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     return told if conditioning == CleanPrompt() else told | {"conditioning": asdict(conditioning)}
 
 
-def _bring_base(base: Path, job: Job) -> None:
+def _bring_base(base: Path, job: Job, name: str) -> None:
     """Copy a base model's evaluation from another run, if of the same pictures."""
-    source = runs.evaluation_folder(base, 0) if (base / "evaluations").is_dir() else base
+    source = runs.evaluation_folder(base, 0, name) if (base / "evaluations").is_dir() else base
     found = runs.read_evaluation(source)
     if found is None:
         raise UserError(f"base: {base} holds no evaluation of a base model")
@@ -225,9 +245,10 @@ def _copy(source: Path, folder: Path) -> None:
 
 def _open_judges(job: Job) -> Judges:
     config, settings = job.config, job.wanted["settings"]
-    device = str(pick_device(config.device))
+    device, told = str(pick_device(config.device)), settings.get("fields", {})
+    fields = {prompt: told.get(prompt, {}) for prompt in job.prompts}
     return Judges(
-        open_rewards(settings["rewards"], config.reward_worker, device),
+        open_rewards(settings["rewards"], config.reward_worker, device, fields),
         {n: load_encoder(n, device, policy=config.model.name) for n in settings["encoders"]},
         load_probe(PROBE) if settings["judge"] else None,
     )

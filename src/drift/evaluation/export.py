@@ -59,7 +59,10 @@ def to_kohya(lora: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Ten
     for name in named:
         if name.endswith(".alpha"):  # diffusers writes the rank, as if nothing were scaled
             named[name] = torch.tensor(alphas[name])
-    read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
+    try:
+        read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
+    except KeyError as error:
+        raise UserError(f"export: the LoRA lacks {error}") from error
     back = convert_unet_state_dict_to_peft(read)
     lost = [name for name, tensor in lora.items() if back.get(name) is not tensor]
     if lost:

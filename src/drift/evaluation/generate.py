@@ -15,10 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from drift.errors import UserError
+from drift.evaluation.pictures import SHEET
 from drift.evaluation.sheets import contact_sheet
 from drift.methods.parts import CleanPrompt
 from drift.pixels import to_pixels
 from drift.training import runs
+from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy
 from drift.training.rollout import draw_by
 
@@ -64,8 +66,13 @@ def generate(
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out: cannot write to the folder {out}: {error.strerror}") from error
     model = load_policy(config, chosen[0].folder if chosen else None)
-    out.mkdir(parents=True, exist_ok=True)
+    for line in cut_prompts(model, prompts):
+        tqdm.write(line)
     conditioning = config.method.conditioning.at_test() if chosen else CleanPrompt()
     paths, rows = [], []
     names = zip(prompts, slugs(prompts), strict=True)
@@ -82,5 +89,5 @@ def generate(
         for seed, pixels in zip(seeds, rows[-1], strict=True):
             paths.append(out / f"{slug}-{seed}.png")
             Image.fromarray(pixels).save(paths[-1])
-    contact_sheet(np.stack(rows), list(prompts)).save(out / "sheet.png")
-    return [*paths, out / "sheet.png"]
+    contact_sheet(np.stack(rows), list(prompts)).save(out / SHEET)
+    return [*paths, out / SHEET]

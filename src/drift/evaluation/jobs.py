@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from drift.config import TrainConfig
 from drift.evaluation.chunks import Chunks, chunks_of, put_in_place
@@ -26,6 +27,7 @@ from drift.methods.parts.conditioning import CleanPrompt
 from drift.pixels import to_pixels
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
+from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy, put_weights
 from drift.training.rollout import draw_by
 from drift.types import PolicyModel
@@ -46,7 +48,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.folder.parents[1].name} {self.folder.name}"
+        return f"{runs.run_of(self.folder).name} {self.folder.name}"
 
     @property
     def prompts(self) -> list[str]:
@@ -91,6 +93,7 @@ class Policy:
         self.model: PolicyModel | None = None
         self.made_from: Any = None
         self.weights: Path | None = None  # the checkpoint's that are on it
+        self.told: set[str] = set()
 
     def of(self, job: Job) -> PolicyModel:
         made_from = job.config.model, job.config.device
@@ -99,6 +102,9 @@ class Policy:
         if self.model is None or stale:
             self.model = None  # two would not fit
             self.model, self.made_from, self.weights = load_policy(job.config), made_from, None
+            for line in {*cut_prompts(self.model, job.prompts)} - self.told:
+                tqdm.write(line)
+                self.told.add(line)
         if weights is not None and weights != self.weights:
             put_weights(self.model, job.config, weights)
         self.weights = weights
@@ -167,4 +173,5 @@ def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor])
     (whole / "sheet.webp").write_bytes(webp(contact_sheet(pixels, job.prompts)))
     text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
     (whole / "metrics.json").write_text(text, encoding="utf-8")
+    runs.seal(whole)
     put_in_place(whole, job.folder)

@@ -1,11 +1,11 @@
 """The diversity of anybody's pictures in folders, whatever drew them: `drift measure`.
 
 The figures and their names are those of an evaluation (`measures`), but prompts may have different
-numbers of pictures, and pictures different sizes: each is encoded by itself.
+numbers of pictures, and pictures different sizes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from drift.evaluation.pictures import find_sets, read_picture
 from drift.functional.coverage import covered
 from drift.functional.diversity import mean_pairwise_distance, vendi_score
 from drift.training.policy import pick_device
-from drift.training.scoring import embed
+from drift.training.scoring import AT_ONCE, embed
 from drift.types import ImageEncoder
 
+PIXELS = AT_ONCE * 512**2  # in a batch at most: photographs are large
 ByPrompt = dict[str, Float[Tensor, "_ _"]]  # features "N D" of each prompt's N pictures
 
 
@@ -42,16 +43,15 @@ def measure_folders(
     folders: Sequence[Path],
     encoders: Sequence[str],
     reference: Path | None = None,
-    out: Path | None = None,
+    device: str = "auto",
 ) -> list[Measured]:
-    """Measure each folder of pictures, against those of `reference` if given; JSON goes to `out`.
+    """Measure each folder of pictures, against those of `reference` if given.
 
-    All folders and encoders are opened before the first picture is encoded.
+    All folders and encoders are opened before the first picture is encoded. `device`: auto, cpu,
+    cuda, ...
     """
-    if out and (out.is_dir() or not out.parent.is_dir()):
-        raise UserError(f"measure: --out {out} is a folder, or would be in one that is not there")
     found = {p: find_sets(p) for p in (*folders, *([reference] if reference else []))}
-    device = str(pick_device("auto"))
+    device = str(pick_device(device))
     judges = {name: load_encoder(name, device) for name in dict.fromkeys(encoders)}
     features = {p: _encode(sets, judges) for p, sets in found.items()}
     measured = []
@@ -64,28 +64,63 @@ def measure_folders(
         counts = {prompt: len(files) for prompt, files in found[p].items()}
         notes = _notes(counts, found[reference] if reference else None)
         measured.append(Measured(str(p), counts, figures, notes))
-    if out:
-        told = {"reference": reference and str(reference), "neighbours": NEIGHBOURS}
-        told["folders"] = [asdict(one) for one in measured]
-        try:
-            out.write_text(json.dumps(told, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"measure: --out {out} could not be written: {error}") from error
     return measured
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file that is there already, or cannot be written, before anything is measured."""
+    try:
+        out.open("x").close()
+        out.unlink()
+    except FileExistsError as error:
+        raise UserError(f"measure: --out {out} exists already; name another") from error
+    except (OSError, ValueError) as error:
+        raise _unwritable(out, error) from error
+
+
+def write_measured(measured: Sequence[Measured], reference: Path | None, out: Path) -> None:
+    """All figures as JSON, with those of every prompt."""
+    told = {"reference": reference and str(reference), "neighbours": NEIGHBOURS}
+    told["folders"] = [asdict(one) for one in measured]
+    try:
+        out.write_text(json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError | ValueError) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return UserError(f"measure: --out {out} cannot be written: {reason}")
 
 
 def _encode(sets: dict[str, list[Path]], judges: dict[str, ImageEncoder]) -> dict[str, ByPrompt]:
     """Features of every picture, by encoder and prompt."""
     rows: dict[str, dict[str, list]] = {n: {prompt: [] for prompt in sets} for n in judges}
     todo = [(prompt, file) for prompt, files in sets.items() for file in files]
-    for prompt, file in tqdm(todo, unit="picture", disable=None, leave=False):
-        image = read_picture(file)[None, None]
-        for name, encoder in judges.items():
-            row = directions(embed(encoder, image, [str(file)]), str(file))[0, 0].cpu()
-            rows[name][prompt].append(row)
+    with tqdm(total=len(todo), unit="picture", disable=None, leave=False) as bar:
+        for at, images in _batches([file for _, file in todo]):
+            files = [str(file) for _, file in todo[at : at + len(images)]]
+            for name, encoder in judges.items():
+                features = embed(encoder, images[:, None], files).cpu()
+                for (prompt, file), row in zip(todo[at:], features, strict=False):
+                    rows[name][prompt].append(directions(row[None], str(file))[0, 0])
+            bar.update(len(images))
     return {
         n: {p: torch.stack(_alike(n, some)) for p, some in by.items()} for n, by in rows.items()
     }
+
+
+def _batches(files: Sequence[Path]) -> Iterator[tuple[int, Float[Tensor, "N 3 H W"]]]:
+    """(Number of the first, pictures) of as many files in a row as are of one size and fit."""
+    start, waiting = 0, list[Tensor]()
+    for k, file in enumerate(files):
+        picture = read_picture(file)
+        most = min(AT_ONCE, PIXELS // picture[0].numel())
+        if waiting and (picture.shape != waiting[0].shape or len(waiting) >= most):
+            yield start, torch.stack(waiting)
+            start, waiting = k, []
+        waiting.append(picture)
+    yield start, torch.stack(waiting)
 
 
 def _alike(name: str, rows: list[Float[Tensor, "_"]]) -> list[Float[Tensor, "_"]]:

@@ -11,11 +11,12 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.encoders import find_encoder
 from drift.errors import UserError
 from drift.menagerie.judge import animal_of
-from drift.recipes import parse_override, read_prompts
+from drift.recipes import parse_override, read_fields
 from drift.rewards import check_rewards
 
-# `judge`: by the Menagerie's ground truth; `weights`: of all these judges.
-JUDGING = ("rewards", "encoders", "judge", "weights")
+# `judge`: by the Menagerie's ground truth; `weights`: of all these judges; `fields`: what the file
+# of prompts tells rewards of each, if it has any.
+JUDGING = ("rewards", "encoders", "judge", "weights", "fields")
 
 
 def parse_changes(overrides: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,11 +38,12 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
     `probed`: whether the Menagerie's probe is here, to judge prompts that name its animals.
     """
     asked = config.evaluation
-    prompts = _prompts(config)
+    fields = _fields(config)
+    told = {prompt: some for prompt, some in fields.items() if some}
     check_rewards(config.judging_rewards)
     check_encoders(config)
     return {
-        "prompts": prompts,
+        "prompts": list(fields),
         "images_per_prompt": asked.images_per_prompt,
         "seed": asked.seed,
         "steps": asked.steps,
@@ -50,20 +52,21 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         **config.judging_pictures,
         "rewards": config.judging_rewards,
         "encoders": config.judging_encoders,
-        "judge": probed and any(map(animal_of, prompts)),
+        "judge": probed and any(map(animal_of, fields)),
+        **({"fields": told} if told else {}),
     }
 
 
-def _prompts(config: TrainConfig) -> list[str]:
-    """The first `prompts_count` of the list, or all of it."""
+def _fields(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The first `prompts_count` prompts of the list, or all of it, with the fields of each."""
     asked = config.evaluation
     name, count = asked.prompts or config.prompts, asked.prompts_count
     if not name:
         raise UserError("evaluation.prompts: a plain model needs prompts=FILE or a list's name")
-    prompts = read_prompts(name, field="evaluation.prompts")
-    if count > len(prompts):
-        raise UserError(f"evaluation.prompts_count: {count}, but '{name}' has {len(prompts)}")
-    return prompts[:count] if count else prompts
+    fields = read_fields(name, field="evaluation.prompts")
+    if count > len(fields):
+        raise UserError(f"evaluation.prompts_count: {count}, but '{name}' has {len(fields)}")
+    return dict(list(fields.items())[: count or None])
 
 
 def check_encoders(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from drift.errors import UserError
+from drift.files.foreign import hub_reason
 
 SHIPPED = Path(str(files("drift"))) / "menagerie" / "weights"
 TIMEOUT = 60  # seconds without a byte before a download is given up
@@ -155,9 +156,9 @@ def locate(weights: Weights | str, *, field: str) -> Path:
     return _from_hub(weights, field)
 
 
-def missing(weights: Weights, field: str, reason: object) -> UserError:
+def missing(weights: Weights, field: str, reason: str | BaseException) -> UserError:
     """One line: what is missing, how large it is, where it comes from, and why it did not come."""
-    told = " ".join(str(reason).split())[:300] or "no reason given"  # the hub's are long
+    told = reason if isinstance(reason, str) else hub_reason(reason)
     return UserError(
         f"{field}: {weights} is not on this machine and could not be fetched: {told}; "
         "a local copy can be named in its place"

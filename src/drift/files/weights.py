@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drift.errors import UserError
+from drift.files.foreign import reason
 
 SHOWN = 5  # names listed of the missing, the unexpected and the misshapen
 
@@ -28,14 +29,29 @@ def read_weights(file: Path, *, field: str) -> dict[str, Any]:
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to load it all the same
-        reason = "it is damaged, or a pickle of more than weights, which is not read"
-        raise UserError(f"{field}: cannot read weights from {file}: {reason}") from error
+        told = "it is damaged, or a pickle of more than weights, which is not read"
+        raise UserError(f"{field}: cannot read weights from {file}: {told}") from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{field}: cannot read weights from {file}: {reason}") from error
+        raise UserError(f"{field}: cannot read weights from {file}: {reason(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{field}: {file} holds no weights but a {type(content).__name__}")
     return content
+
+
+def check_file(file: Path, *, field: str) -> None:
+    """Refuse JSON that is none, and safetensors whose header does not fit them, by its name.
+
+    (Libraries that read whole folders do not say which file they could not read.)
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix == ".json":
+        read_json(file, field=field)
+    if file.suffix == ".safetensors":
+        try:
+            safe_open(file, "pt").__exit__(None, None, None)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{field}: cannot read {file}: {reason(error)}") from error
 
 
 def settle_header(file: Path) -> None:
@@ -53,8 +69,14 @@ def settle_header(file: Path) -> None:
 
 def fit_weights(module: nn.Module, state: dict[str, Tensor], *, source: Path, field: str) -> None:
     """Put `state` into `module`, as float32; any misfit is an error naming keys and the file."""
-    wanted = module.state_dict()
-    misfits = {
+    misfits = misfits_of(state, module.state_dict())
+    refuse_misfits(misfits, source=source, kind=type(module).__name__, field=field)
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def misfits_of(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, list[str]]:
+    """What `state` has too little, too much, and of other shapes, for `refuse_misfits`."""
+    return {
         "missing": sorted(wanted.keys() - state.keys()),
         "unexpected": sorted(state.keys() - wanted.keys()),
         "of another shape": [
@@ -63,8 +85,6 @@ def fit_weights(module: nn.Module, state: dict[str, Tensor], *, source: Path, fi
             if name in state and state[name].shape != tensor.shape
         ],
     }
-    refuse_misfits(misfits, source=source, kind=type(module).__name__, field=field)
-    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
 def refuse_misfits(misfits: dict[str, list[str]], *, source: Path, kind: str, field: str) -> None:

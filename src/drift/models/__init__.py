@@ -4,21 +4,33 @@ A model may also be one .safetensors file in the original layout of Stable Diffu
 in `load_model`; `pipelines` loads, `adapters` reads LoRAs to begin with, `trained` trains.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from drift.encoders.pretrained import quiet
 from drift.errors import UserError
 from drift.files.folders import VARIANTS, variant_of
+from drift.files.foreign import quiet
 from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
+from drift.files.weights import read_json
 from drift.types import PolicyModel
 
 
 def _stable_diffusion(source: Path, *, flow_form: str, flow_shift: str, **settings):
     from drift.models.stable_diffusion import load
 
+    return load(source, **settings)
+
+
+def _stable_diffusion_xl(
+    source: Path, *, prediction_type: str, flow_form: str, flow_shift: str, **settings
+):
+    from drift.models.stable_diffusion_xl import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: an SDXL folder says it of itself; leave it out")
+    if "adapter" in settings:
+        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
     return load(source, **settings)
 
 
@@ -35,6 +47,7 @@ def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
 # `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)
 MODELS: dict[str, Callable[..., PolicyModel]] = {
     "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
 }
 
@@ -81,7 +94,7 @@ def model_files(path: Path) -> dict[str, Path]:
     index and every file of the parts that this names."""
     if path.is_file():
         return {path.name: path}
-    index = json.loads((path / "model_index.json").read_text())
+    index = read_json(path / "model_index.json", field="model.name")
     parts = [name for name in index if not name.startswith("_")]
     files = [file for part in parts for file in (path / part).rglob("*") if file.is_file()]
     return {f.relative_to(path).as_posix(): f for f in sorted([path / "model_index.json", *files])}
@@ -111,7 +124,7 @@ def _download(name: str, *, local_files_only: bool = False) -> Path:
     from diffusers import DiffusionPipeline
 
     def fetch(variant: str | None) -> Path:
-        with quiet("diffusers"):  # it lists a mixture of precisions
+        with quiet("diffusers", "huggingface_hub"):  # it lists a mixture of precisions
             folder = DiffusionPipeline.download(
                 name,
                 use_safetensors=True,
@@ -158,9 +171,10 @@ def load_model(
     index = source / "model_index.json"
     if not index.is_file():
         raise UserError(f"model.name: '{name}' is no diffusers folder: it has no model_index.json")
-    pipeline = json.loads(index.read_text()).get("_class_name")
+    pipeline = read_json(index, field="model.name").get("_class_name")
     if pipeline not in MODELS:
-        raise UserError(f"model.name: '{name}' is a {pipeline}; known are {', '.join(MODELS)}")
+        told = f"is a {pipeline}" if pipeline else "names no pipeline class in its model_index.json"
+        raise UserError(f"model.name: '{name}' {told}; known are {', '.join(MODELS)}")
     return MODELS[pipeline](source, **settings)
 
 

@@ -1,6 +1,6 @@
 """What policies over diffusers' pipelines have in common, whatever their family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.errors import UserError
+from drift.models.tokens import see
 from drift.models.trained import Trained
+from drift.types import Conditioned, Seen, TextEmbeds
 
 PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
 
@@ -61,6 +63,10 @@ class DiffusersPolicy(Trained):
                 )
         return config.in_channels, size[0] // factor, size[1] // factor
 
+    def see(self, prompts: Sequence[str]) -> list[Seen]:
+        """By the first tokenizer; another of the same words sees as much."""
+        return see(self.pipe.tokenizer, prompts)
+
     def _autocast(self) -> torch.autocast:
         half = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
@@ -75,3 +81,15 @@ class DiffusersPolicy(Trained):
 def pooled(activation: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
     """A hidden state's mean in each place of a small grid, in as many numbers at any size."""
     return F.adaptive_avg_pool2d(activation.float(), PLACES).flatten(1)
+
+
+def branches(prompt: TextEmbeds, negative: TextEmbeds) -> Conditioned:
+    """Both of guidance; the one row of `negative` is every prompt's."""
+    return Conditioned(prompt, negative.each(lambda e: e.expand(len(prompt), *e.shape[1:])))
+
+
+def both(conditioned: Conditioned) -> TextEmbeds:
+    """The unconditional rows, then the prompts'."""
+    negative, prompt = conditioned.negative, conditioned.prompt
+    extra = {name: torch.cat([negative.extra[name], e]) for name, e in prompt.extra.items()}
+    return TextEmbeds(torch.cat([negative.tokens, prompt.tokens]), extra)

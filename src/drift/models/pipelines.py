@@ -14,12 +14,15 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from drift.errors import UserError
 from drift.files import single_file
 from drift.files.folders import variant_of
+from drift.files.foreign import quiet, reason
+from drift.files.weights import check_file
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
@@ -48,14 +51,25 @@ def read_folder(
     kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
 ) -> Pipeline:
     """The pipeline in a diffusers folder, with `parts` in place of its own."""
+    _check_files(source)
     parts = _variants(source, dtype, but=parts) | parts
     try:
-        return kind.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: '{source}' is no {kind.__name__}: {reason}") from error
+        with quiet("diffusers", "transformers"):
+            return kind.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
+            )
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        told = f"'{source}' is no {kind.__name__}: {reason(error)}"
+        raise UserError(f"model.name: {told}") from error
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse files that cannot be read, and a folder without a tokenizer's, by their names."""
+    for file in sorted(folder.glob("*/*")):
+        check_file(file, field="model.name")
+    words = folder / "tokenizer"
+    if not any((words / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise UserError(f"model.name: {words} holds neither tokenizer.json nor vocab.json")
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Module
@@ -19,7 +24,7 @@ from torch.nn import Module
 from drift.errors import UserError
 from drift.functional.dynamics import guide
 from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
-from drift.models.base import DiffusersPolicy, pooled
+from drift.models.base import DiffusersPolicy, both, branches, pooled
 from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
 from drift.types import Conditioned, TextEmbeds
@@ -31,7 +36,7 @@ class StableDiffusion(DiffusersPolicy):
     pipe: StableDiffusionPipeline
     part = "unet"
 
-    def __init__(self, pipe: StableDiffusionPipeline, *args: Any, **settings: Any):
+    def __init__(self, pipe: DiffusionPipeline, *args: Any, **settings: Any):
         super().__init__(pipe, *args, **settings)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
 
@@ -40,15 +45,15 @@ class StableDiffusion(DiffusersPolicy):
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """The text encoder's last hidden states, `negative`'s for every row."""
-        unconditional = self._encode_text([negative]).expand(len(prompts), -1, -1)
-        return Conditioned(TextEmbeds(self._encode_text(prompts)), TextEmbeds(unconditional))
+        return branches(self._encode_text(prompts), self._encode_text([negative]))
 
     @torch.no_grad()
-    def _encode_text(self, texts: Sequence[str]) -> Float[Tensor, "B L D"]:
+    def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
         tokens = self.pipe.tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        return self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state.float()
+        encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return TextEmbeds(encoded.float())
 
     def predict(
         self,
@@ -59,19 +64,21 @@ class StableDiffusion(DiffusersPolicy):
     ) -> Float[Tensor, "B c h w"]:
         """What the UNet predicts, guided; a guidance scale of 1 skips the unconditional pass."""
         guided = guidance_scale != 1.0
-        x, t, embeds = latents, timesteps, conditioned.prompt.tokens
+        x, t, told = latents, timesteps, conditioned.prompt
         if guided:
-            embeds = torch.cat([conditioned.negative.tokens, embeds])
-            x, t = torch.cat([x, x]), torch.cat([t, t])
+            x, t, told = torch.cat([x, x]), torch.cat([t, t]), both(conditioned)
         x = x.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            predicted = self.pipe.unet(x, t, embeds, return_dict=False)[0].float()
+            predicted = self._unet(x, t, told).float()
         if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
             self.captured[-1] = self.captured[-1][-len(latents) :]
         if not guided:
             return predicted
         uncond, cond = predicted.chunk(2)
         return guide(uncond, cond, guidance_scale)
+
+    def _unet(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+        return self.pipe.unet(x, t, told.tokens, return_dict=False)[0]
 
     @contextmanager
     def capture_features(self) -> Iterator[list[Tensor]]:

@@ -26,10 +26,11 @@ from drift.errors import UserError
 from drift.files.folders import variant_of
 from drift.functional.dynamics import guide
 from drift.functional.flow import FlowForm
-from drift.models.base import DiffusersPolicy, pooled
+from drift.models.base import DiffusersPolicy, both, branches, pooled
 from drift.models.pipelines import read_folder
 from drift.models.schedules import FlowSchedule, Shift, flow_schedule
-from drift.types import Conditioned, TextEmbeds
+from drift.models.tokens import see
+from drift.types import Conditioned, Seen, TextEmbeds
 
 # Without T5 its tokens are zeros. The last two are for pictures as prompts.
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
@@ -69,11 +70,13 @@ class StableDiffusion3(DiffusersPolicy):
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
-        unconditional = self._encode_text([negative])
-        return Conditioned(
-            self._encode_text(prompts),
-            unconditional.each(lambda e: e.expand(len(prompts), *e.shape[1:])),
-        )
+        return branches(self._encode_text(prompts), self._encode_text([negative]))
+
+    def see(self, prompts: Sequence[str]) -> list[Seen]:
+        """By T5 if there is one, which reads on where the CLIPs have stopped."""
+        if self.pipe.tokenizer_3 is None:
+            return super().see(prompts)
+        return see(self.pipe.tokenizer_3, prompts)
 
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
@@ -144,13 +147,6 @@ class StableDiffusion3(DiffusersPolicy):
         """Images in [0, 1], all at once."""
         config = self.pipe.vae.config
         return self._decoded(latents / config.scaling_factor + config.shift_factor)
-
-
-def both(conditioned: Conditioned) -> TextEmbeds:
-    """The unconditional rows, then the prompts'."""
-    negative, prompt = conditioned.negative, conditioned.prompt
-    extra = {name: torch.cat([negative.extra[name], e]) for name, e in prompt.extra.items()}
-    return TextEmbeds(torch.cat([negative.tokens, prompt.tokens]), extra)
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion3:

@@ -17,7 +17,13 @@ from safetensors.torch import save_file
 from torch.nn import Parameter
 
 from drift.errors import UserError
-from drift.files.weights import fit_weights, read_weights, settle_header
+from drift.files.weights import (
+    fit_weights,
+    misfits_of,
+    read_weights,
+    refuse_misfits,
+    settle_header,
+)
 from drift.models.adapters import (
     NAME,
     Adapter,
@@ -125,11 +131,13 @@ class Trained:
             file, field = folder / SAFETENSORS_WEIGHTS_NAME, "checkpoint"
             fit_weights(self.network, read_weights(file, field=field), source=file, field=field)
             return
-        state = read_weights(folder / LORA_WEIGHT_NAME_SAFE, field="checkpoint")
+        file, field = folder / LORA_WEIGHT_NAME_SAFE, "checkpoint"
+        state = read_weights(file, field=field)
         weights = {name.removeprefix(f"{self.part}."): tensor for name, tensor in state.items()}
-        result = set_peft_model_state_dict(self.network, weights, NAME)
-        if result.unexpected_keys:
-            raise UserError(f"{folder}: unexpected LoRA weight '{result.unexpected_keys[0]}'")
+        wanted = get_peft_model_state_dict(self.network, adapter_name=NAME)
+        misfits = misfits_of(weights, wanted)
+        refuse_misfits(misfits, source=file, kind="the run's LoRA", field=field)
+        set_peft_model_state_dict(self.network, weights, NAME)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -1,11 +1,10 @@
-"""Shipped recipes (YAML) and prompt lists (text), and what a recipe means.
+"""Shipped recipes (YAML) and prompt lists (`prompt_lists`), and what a recipe means.
 
 `key.sub=value` overrides one field. `method` is a name, or `base:` a name with changes; `parts`
 gives settings that belong to a scale (a latent size, an encoder) by "slot.kind", for whichever
 method has that part.
 """
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,6 +15,8 @@ from drift.config import TrainConfig, read_yaml, validate
 from drift.errors import UserError
 from drift.methods import METHODS
 from drift.methods.parts import Method
+from drift.recipes.prompt_lists import read_fields as read_fields
+from drift.recipes.prompt_lists import read_prompts as read_prompts
 
 RECIPES = Path(__file__).parent
 
@@ -114,22 +115,3 @@ def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
     output = raw.get("output", "runs/{recipe}-{method}")
     raw["output"] = str(output).format(recipe=path.stem, method=raw["method_name"])
     return validate(raw, source=recipe)
-
-
-def read_prompts(name: str, *, field: str = "prompts") -> list[str]:
-    """The prompts of a text file (UTF-8, one a line, blank lines skipped) or of a shipped list."""
-    path = RECIPES / "prompts" / f"{name}.txt"
-    path = path if path.exists() else Path(name)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a BOM, CRLF: no prompt's part
-    except FileNotFoundError:
-        raise UserError(f"{field}: there is no prompt file or list '{name}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{field}: cannot read '{name}' as UTF-8 text: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"{field}: the prompt file '{name}' is empty")
-    doubled = sorted(p for p, count in Counter(prompts).items() if count > 1)
-    if doubled:
-        raise UserError(f"{field}: '{name}' has '{doubled[0]}' more than once")
-    return prompts

@@ -15,7 +15,7 @@ from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.intervals import crossed_interval
 from drift.report.seeds import over_seeds
-from drift.training.runs import evaluation_folder, read_features, read_pictures
+from drift.training.runs import DEFAULT, evaluation_folder, read_features, read_pictures
 
 # What two runs of one arm may have otherwise: it moves results by rounding at most.
 WITHOUT_EFFECT = {"seed": 0, "output": "", "epochs": 0, "device": "", "threads": 0}
@@ -24,7 +24,7 @@ WITHOUT_EFFECT |= {"checkpoint_every": 0, "evaluation": {}, "reward_worker": {}}
 
 @dataclass(frozen=True)
 class Compared:
-    """A run as the comparison sees it; `evaluations` by step, 0 = the base model."""
+    """A run as the comparison sees it; `evaluations` of one name, by step, 0 = the base model."""
 
     label: str
     run: Path
@@ -32,6 +32,7 @@ class Compared:
     evaluations: dict[int, dict[str, Any]]
     training: list[dict[str, int | float]]
     environment: dict[str, Any]
+    name: str = DEFAULT  # of the evaluations
 
     @property
     def last(self) -> int:
@@ -47,11 +48,15 @@ class Compared:
         """A figure of the last evaluated checkpoint, or of `step`."""
         return self.evaluations[self.last if step is None else step]["figures"].get(name)
 
+    def folder(self, step: int) -> Path:
+        """Of an evaluation."""
+        return evaluation_folder(self.run, step, self.name)
+
     def pictures(self, step: int) -> UInt8[np.ndarray, "P N H W 3"]:
-        return read_pictures(evaluation_folder(self.run, step))
+        return read_pictures(self.folder(step))
 
     def features(self, step: int, encoder: str) -> Float[Tensor, "P N D"]:
-        return read_features(evaluation_folder(self.run, step), encoder)
+        return read_features(self.folder(step), encoder)
 
 
 @dataclass(frozen=True)

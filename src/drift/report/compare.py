@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from drift.config import load_run_config
 from drift.errors import UserError
@@ -20,15 +21,18 @@ from drift.report.page.render import render
 from drift.report.results import TABLES
 from drift.report.tables import WRITERS, to_markdown
 from drift.training.runs import (
-    evaluation_folder,
+    DEFAULT,
+    check_name,
+    evaluation_names,
     first_difference,
     list_evaluations,
     read_training,
 )
 
 
-def read_runs(folders: Sequence[Path]) -> list[Compared]:
-    """Everything the comparison needs; refuses runs that have not been evaluated."""
+def read_runs(folders: Sequence[Path], name: str = DEFAULT) -> list[Compared]:
+    """Everything the comparison needs; refuses runs without an evaluation of this name."""
+    check_name(name)
     if not folders:
         raise UserError("compare: name at least one run folder")
     seen = Counter(folder.resolve() for folder in folders)
@@ -38,17 +42,27 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
     configs = [load_run_config(folder) for folder in folders]
     runs = []
     for label, folder, config in zip(name_runs(folders, configs), folders, configs, strict=True):
-        evaluations = list_evaluations(folder)
+        evaluations = list_evaluations(folder, name, tqdm.write)
         if 0 not in evaluations or len(evaluations) < 2:
-            raise UserError(
-                f"compare: {folder} has not been evaluated; do `drift evaluate {folder}`"
-            )
+            raise _not_evaluated(folder, name)
         path = folder / "environment.json"
         environment = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         runs.append(
-            Compared(label, folder, config, evaluations, read_training(folder), environment)
+            Compared(label, folder, config, evaluations, read_training(folder), environment, name)
         )
     return runs
+
+
+def _not_evaluated(folder: Path, name: str) -> UserError:
+    """What is missing, the names that are there, and what to do."""
+    what = "evaluation" if name == DEFAULT else f"evaluation '{name}'"
+    others = [other for other in evaluation_names(folder) if other != name]
+    has = f"; it has {', '.join(others)}, for --name" if others else ""
+    named = "" if name == DEFAULT else f" --name {name}"
+    return UserError(
+        f"compare: {folder} has no {what} of its base model and a checkpoint{has}; "
+        f"do `drift evaluate {folder}{named}`"
+    )
 
 
 def check(runs: Sequence[Compared]) -> None:
@@ -61,10 +75,10 @@ def check(runs: Sequence[Compared]) -> None:
                 "compare runs of one reward"
             )
         for step, metrics in run.evaluations.items():
-            folder = evaluation_folder(run.run, step)
+            folder = run.folder(step)
             different = first_difference(runs[0].evaluations[0], metrics)
             if different:
-                first = evaluation_folder(runs[0].run, 0)
+                first = runs[0].folder(0)
                 raise UserError(f"compare: {first} and {folder} differ in their {different}")
             _check_features(folder)
 
@@ -118,15 +132,17 @@ def compare(
     *,
     figures: bool = False,
     page_size: float = 4.9,
+    name: str = DEFAULT,
 ) -> Path:
     """Write page, tables and, if asked for, drawn figures to `out`; returns the page.
 
     Runs that differ in their training seed alone are one arm. Gains and differences are those of
     `folders` over `baselines`. `page_size`: in MB, of which pictures get what the rest leaves.
+    `name`: of the evaluations that are compared.
     """
     if figures:
         import drift.report.plots as plots  # which needs matplotlib
-    runs = read_runs([*folders, *baselines])
+    runs = read_runs([*folders, *baselines], name)
     check(runs)
     ours, theirs, arms = group(runs[: len(folders)]), group(runs[len(folders) :]), group(runs)
     if len(arms) < len(ours) + len(theirs):
@@ -134,6 +150,7 @@ def compare(
     found = comparison(arms[: len(ours)], arms[len(ours) :])
     command = ["drift", "compare", *map(str, folders)]
     command += ["--baseline", *map(str, baselines)] if baselines else []
+    command += ["--name", name] if name != DEFAULT else []
     command += ["--figures"] if figures else []
     command = shlex.join([*command, "--out", str(out)])
     summary, sentences = found.verdict
@@ -156,6 +173,7 @@ def _json(found: Comparison, command: str, sentences: list[str], table: list[dic
     whole = {
         "verdict": sentences,
         "command": command,
+        "evaluation": found.base.name,
         "arms": {arm.label: [str(run.run) for run in arm.runs] for arm in found.arms},
         "scale": asdict(found.scale),
         "settings": found.arms[0].settings,

@@ -94,7 +94,7 @@ def _columns(found: dict[Path, dict[str, Any]]) -> list[Column]:
         name = "base model" if len(bases) == 1 else metrics["model"]["name"]
         columns.append(Column(name, "", metrics["figures"]))
     trained = {folder: metrics for folder, metrics in found.items() if metrics["adapter"]}
-    paths = [folder.parents[1] for folder in trained]
+    paths = [runs.run_of(folder) for folder in trained]
     each = list(dict.fromkeys(paths))
     kinds = [path.resolve().name for path in each], list(map(str, each))
     names = dict(zip(each, first_unique(kinds), strict=True))

@@ -25,7 +25,8 @@ def number(value: int | float | None) -> str:
     """Three or four digits, with a true minus sign; a dash for nothing."""
     if value is None:
         return "–"
-    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    size = abs(round(value, 3))  # 1 less a rounding error is shown as 1
+    digits = 0 if size >= 100 else 2 if size >= 1 else 3
     return f"{value:z,.{digits}f}".replace("-", "−")
 
 

@@ -1,11 +1,13 @@
 """Rewards by name: score image i against prompt i, larger is better.
 
 A name is one of REWARDS ("name:WEIGHTS" with other weights), the URL of a server (`remote`), an
-import path (`custom`), or a weighted sum of such (`drift.reward_names`).
+import path (`custom`), or a weighted sum of such (`drift.reward_names`). Servers and functions of
+one's own also get what the file of prompts says of each prompt: its fields, given at loading.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from drift.errors import UserError
 from drift.files.hub import Part, Weights, is_url, locate
@@ -13,7 +15,9 @@ from drift.reward_names import parse
 from drift.rewards import aesthetic, clip, custom, hpsv2, imagereward, jpeg, pickscore, remote
 from drift.rewards.clip_score import CLIP_TOKENIZER
 from drift.rewards.weighted_sum import combine
-from drift.types import Reward
+from drift.types import Fields, Reward
+
+NO_FIELDS: Fields = MappingProxyType({})
 
 REWARDS: dict[str, Part] = {
     "pickscore": Part(pickscore.load, (pickscore.WEIGHTS,), (CLIP_TOKENIZER,)),
@@ -31,7 +35,7 @@ REWARDS: dict[str, Part] = {
 }
 
 
-def _load_part(part: Part, device: str) -> Reward:
+def _load_part(part: Part, device: str, _: Fields) -> Reward:
     return part.load(*(locate(w, field="reward") for w in part.weights), device=device)
 
 
@@ -44,8 +48,11 @@ def find_part(name: str) -> Part | None:
     return part.own(own) if part and own else part
 
 
-def find_reward(name: str) -> Callable[[str], Reward]:
-    """What loads the reward of this name, not a sum, onto a device; an unknown one is refused."""
+def find_reward(name: str) -> Callable[[str, Fields], Reward]:
+    """What loads the reward of this name, not a sum: takes a device and the prompts' fields.
+
+    An unknown name is refused.
+    """
     if part := find_part(name):
         return partial(_load_part, part)
     if is_url(name):
@@ -73,13 +80,19 @@ def list_terms(names: Sequence[str]) -> list[str]:
         raise UserError(f"reward: {error}") from error
 
 
-def load_rewards(names: Sequence[str], device: str = "cpu") -> dict[str, Reward]:
-    """The rewards of these names; what several of them share is loaded once."""
+def load_rewards(
+    names: Sequence[str], device: str = "cpu", fields: Fields = NO_FIELDS
+) -> dict[str, Reward]:
+    """The rewards of these names; what several of them share is loaded once.
+
+    `fields` has every prompt that there will be, with no fields ({}) if it comes with none. A
+    prompt that is not there has none either.
+    """
     check_rewards(names)
-    parts = {term: find_reward(term)(device) for term in list_terms(names)}
+    parts = {term: find_reward(term)(device, fields) for term in list_terms(names)}
     return {name: combine(parse(name), parts) for name in names}
 
 
-def load_reward(name: str, device: str = "cpu") -> Reward:
+def load_reward(name: str, device: str = "cpu", fields: Fields = NO_FIELDS) -> Reward:
     """The reward of one name."""
-    return load_rewards([name], device)[name]
+    return load_rewards([name], device, fields)[name]

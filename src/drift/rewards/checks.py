@@ -22,7 +22,9 @@ def check_scores(
     """
     N = len(prompts)
     found = type(scores).__name__
-    plain = isinstance(scores, list | tuple) and all(isinstance(s, NUMBER) for s in scores)
+    if isinstance(scores, list | tuple):
+        scores = [s.item() if isinstance(s, Tensor) and s.ndim == 0 else s for s in scores]
+    plain = isinstance(scores, list) and all(isinstance(s, NUMBER) for s in scores)
     if plain or (isinstance(scores, np.ndarray) and scores.dtype.kind in "fiub"):
         scores = torch.from_numpy(np.array(scores, dtype=np.float32))
     if isinstance(scores, Tensor):

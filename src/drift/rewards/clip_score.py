@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.files.folders import variant_of
+from drift.files.foreign import reason
 from drift.files.hub import Fallback, Weights, locate
 from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
@@ -136,8 +137,9 @@ def find_tokenizer(kind: Any, folder: Path, fallback: Fallback) -> Any:
     try:
         return kind.from_pretrained(str(source))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"reward: cannot read a tokenizer from {source}: {reason}") from error
+        raise UserError(
+            f"reward: cannot read a tokenizer from {source}: {reason(error)}"
+        ) from error
 
 
 def require(state: dict[str, Any], axes: dict[str, int], *, source: Path, kind: str) -> None:

@@ -10,6 +10,12 @@ must see all images of one prompt at once says so by an attribute, and gets that
         return (images - images.mean(0)).square().mean((1, 2, 3))
     unlike.per_group = True
 
+With a third argument it gets what the prompts' file says besides, if that is a .jsonl: `metadata`,
+one dict an image, or the one of the group's prompt.
+
+    def counted(images, prompts, metadata):  # {"prompt": "two foxes", "count": 2}
+        return [-abs(count_foxes(x) - m["count"]) for x, m in zip(images, metadata)]
+
 The group is whatever is judged together: `sampling.pool_size` images in training,
 `evaluation.images_per_prompt` in an evaluation. An object with `__call__` does as well as a
 function. Modules are looked for where Python looks, and then in the current directory, which is
@@ -18,36 +24,104 @@ searched last so that a `types.py` in it shadows nothing.
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.types import Reward
+from drift.types import Fields, Reward
 
 IMPORT_PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
 
 
+Scores = Any  # a tensor, an array or numbers: `checks.check_scores` sees to it
+QUICK = 5.0  # seconds; a batch that took longer to fail is not tried again, prompt by prompt
+
+
 @dataclass(frozen=True)
-class PerGroup:
-    """A function of one prompt's images as a Reward, which `scoring.score` calls group by group."""
+class OwnReward:
+    """A function of one's own as a Reward; what it raises is told in one line.
 
-    function: Callable[[Float[Tensor, "G 3 H W"], str], Float[Tensor, "G"]]
-    per_group = True
+    One that is `per_group` is called group by group by `scoring.score`.
+    """
 
-    def __call__(
-        self, images: Float[Tensor, "G 3 H W"], prompts: Sequence[str]
-    ) -> Float[Tensor, "G"]:
-        if len(set(prompts)) != 1:
+    name: str  # the import path
+    function: Callable[..., Scores]  # of images, prompts (or one) and metadata (or one)
+    fields: Fields
+    per_group: bool = False
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Scores:
+        if self.per_group and len(set(prompts)) != 1:
             raise ValueError(f"a per-group reward takes one prompt at a time, not {list(prompts)}")
-        return self.function(images, prompts[0])
+        start = time.monotonic()
+        try:
+            return self._ask(images, prompts)
+        except (UserError, torch.OutOfMemoryError):  # a smaller batch may fit
+            raise
+        except Exception as error:  # whatever a person's function does
+            quick = time.monotonic() - start < QUICK
+            culprits = self._find_culprits(images, prompts) if quick else set(prompts)
+            raise UserError(_tell(self.name, error, culprits)) from error
+
+    def _ask(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> Scores:
+        metadata = [dict(self.fields.get(prompt, {})) for prompt in prompts]
+        if self.per_group:
+            return self.function(images, prompts[0], metadata[0])
+        return self.function(images, prompts, metadata)
+
+    def _find_culprits(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]) -> set[str]:
+        """Of a batch that raised, the first prompt whose images do so alone; else all prompts."""
+        several = dict.fromkeys(prompts)
+        for prompt in several if len(several) > 1 else ():
+            rows = [row for row, other in enumerate(prompts) if other == prompt]
+            try:
+                self._ask(images[rows], [prompt] * len(rows))
+            except Exception:  # noqa: BLE001 - the error to tell is the batch's
+                return {prompt}
+        return set(several)
+
+
+def _tell(name: str, error: Exception, culprits: set[str]) -> str:
+    """One line: which reward, what, for which prompt, and where in its own file."""
+    message = (str(error).splitlines() or [""])[0]
+    what = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    whom = f"'{min(culprits)}'" if culprits else "no prompt"
+    if len(culprits) > 1:
+        whom = f"{len(culprits)} prompts together, {whom} among them"
+    module = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f", in {Path(f.filename).name} line {f.lineno}" for f in frames if f.filename == module]
+    where = "".join(own[-1:])
+    return f"reward: {name} raised {what} for {whom}{where} (--debug shows the traceback)"
+
+
+def _with_metadata(function: Callable[..., Scores]) -> Callable[..., Scores]:
+    """The function, to be called with metadata as a third argument, which it may not take.
+
+    It takes it as its third positional argument without a default, or by the name `metadata`.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of an extension's function, which does not tell
+        return lambda images, prompts, metadata: function(images, prompts)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [p for p in parameters.values() if p.kind in positional and p.default is p.empty]
+    if len(wanted) > 2:
+        return function
+    if "metadata" in parameters:
+        return lambda images, prompts, metadata: function(images, prompts, metadata=metadata)
+    return lambda images, prompts, metadata: function(images, prompts)
 
 
 def module_exists(name: str) -> bool:
@@ -74,7 +148,7 @@ def source_file(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def load(name: str, device: str = "cpu") -> Reward:
+def load(name: str, device: str, fields: Fields) -> Reward:
     """The function or object at the import path; `device` is its own affair."""
     module_name, _, attribute = name.partition(":")
     try:
@@ -88,7 +162,9 @@ def load(name: str, device: str = "cpu") -> Reward:
             f"reward: {getattr(module, '__file__', None) or module_name} has no '{attribute}'"
         )
     _refuse_unfit(name, found)
-    return PerGroup(found) if getattr(found, "per_group", False) else found
+    return OwnReward(
+        name, _with_metadata(found), fields, per_group=bool(getattr(found, "per_group", False))
+    )
 
 
 def _refuse_unfit(name: str, found: Any) -> None:

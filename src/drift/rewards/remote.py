@@ -5,10 +5,13 @@ One POST for every batch of at most 8 images, JSON both ways:
     {"images": ["<base64 of a PNG, RGB, 8 bits>", ...], "prompts": ["a fox", ...]}
     {"scores": [0.25, ...]}                 # one finite number for each image, larger is better
 
+Where the file of prompts is a .jsonl with other fields, a request also has those of each image's
+prompt: "metadata": [{"count": 2}, ...].
+
 Image i belongs to prompt i. PNG rounds pixels to 8 bits, so a reward that is served may differ from
 the same one in this process by what half a grey level does to it; pictures under evaluation are of
-8 bits already. Loading the reward has one grey picture scored, so that a server that is down or
-speaks otherwise is found before anything is sampled.
+8 bits already. Loading the reward has one grey picture scored, for the first of the run's prompts,
+so that a server that is down or speaks otherwise is found before anything is sampled.
 
 No connection, a timeout and 5xx are tried again, `ATTEMPTS` times in all, with waits that double;
 4xx says that the request is wrong and is not. `examples/reward_server.py` is the other side.
@@ -23,7 +26,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -33,6 +37,7 @@ from torch import Tensor
 
 from drift.errors import UserError
 from drift.pixels import to_pixels
+from drift.types import Fields
 
 BATCH = 8  # images in a request
 TIMEOUT = 300.0  # seconds for a request
@@ -144,6 +149,7 @@ class RemoteReward:
     batch_size: int = BATCH
     timeout: float = TIMEOUT
     wait: float = WAIT
+    fields: Fields = field(default_factory=dict)  # without any, requests have no metadata
 
     def __call__(
         self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[str]
@@ -152,15 +158,17 @@ class RemoteReward:
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             pngs = [base64.b64encode(to_png(image)).decode() for image in images[part]]
-            body = json.dumps({"images": pngs, "prompts": list(prompts[part])}).encode()
-            answer = post(self.url, body, self.timeout, self.wait)
+            request: dict[str, Any] = {"images": pngs, "prompts": list(prompts[part])}
+            if self.fields:
+                request["metadata"] = [self.fields.get(prompt, {}) for prompt in prompts[part]]
+            answer = post(self.url, json.dumps(request).encode(), self.timeout, self.wait)
             scores += read_scores(self.url, answer, prompts[part])
         return torch.tensor(scores, dtype=torch.float32, device=images.device)
 
 
-def load(url: str, device: str = "cpu") -> RemoteReward:
-    """The reward at `url`, tried out on one grey picture."""
+def load(url: str, device: str, fields: Fields) -> RemoteReward:
+    """The reward at `url`, tried out on one grey picture and the first prompt that has `fields`."""
     check_url(url)
-    reward = RemoteReward(url)
-    reward(torch.full((1, 3, 64, 64), 0.5), ["a test"])
+    reward = RemoteReward(url, fields=fields if any(fields.values()) else {})
+    reward(torch.full((1, 3, 64, 64), 0.5), [next(iter(fields), "a test")])
     return reward

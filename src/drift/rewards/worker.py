@@ -27,20 +27,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.errors import UserError
-from drift.rewards import load_rewards
+from drift.rewards import NO_FIELDS, load_rewards
 from drift.rewards.checks import check_scores
-from drift.types import Reward
+from drift.types import Fields, Reward
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
-    """(True, result), or (False, one line on what went wrong)."""
+    """(True, result), or (False, (one line on what went wrong, its traceback))."""
     try:
         return True, work()
-    except UserError as error:
-        return False, str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other process should hear of it
-        traceback.print_exc()
-        return False, f"reward: {type(error).__name__}: {error}".splitlines()[0]
+        told = f"reward: {type(error).__name__}: {error}".splitlines()[0]
+        told = str(error) if isinstance(error, UserError) else told
+        return False, (told, "".join(traceback.format_exception(error)))
 
 
 def _end_with_parent() -> None:
@@ -50,14 +49,14 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _serve(pipe, names: list[str], device: str, threads: int) -> None:
+def _serve(pipe, names: list[str], device: str, threads: int, fields: Fields) -> None:
     """The worker: load, say which rewards are per group, then score until nobody asks."""
     os.setsid()  # a group of its own; Ctrl-C in the terminal is the other process's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaks
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    fine, rewards = _attempt(lambda: load_rewards(names, device))
+    fine, rewards = _attempt(lambda: load_rewards(names, device, fields))
     if not fine:
         return pipe.send((False, rewards))
     pipe.send((True, {name: getattr(rewards[name], "per_group", False) for name in names}))
@@ -85,12 +84,20 @@ class Worker:
     """The other end: one process, one question at a time."""
 
     def __init__(
-        self, names: Sequence[str], *, device: str, threads: int, timeout: float, loading: float
+        self,
+        names: Sequence[str],
+        *,
+        device: str,
+        threads: int,
+        timeout: float,
+        loading: float,
+        fields: Fields,
     ) -> None:
         context = get_context("spawn")
         self.names, self.timeout, self.late = list(names), timeout, False
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, self.names, device, threads or torch.get_num_threads())
+        threads = threads or torch.get_num_threads()
+        arguments = (theirs, self.names, device, threads, dict(fields))
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends with the worker
@@ -123,7 +130,8 @@ class Worker:
             if not answered:  # also after Ctrl-C: the next answer would be to another question
                 self._bury()
         if not fine:
-            raise UserError(value)
+            told, where = value
+            raise UserError(told) from RuntimeError(f"in the rewards' worker:\n{where}")
         return value
 
     def _expire(self) -> None:
@@ -164,12 +172,19 @@ class WorkerReward:
 
 
 def load_in_worker(
-    names: Sequence[str], *, device: str = "cpu", threads: int = 0, timeout: float, loading: float
+    names: Sequence[str],
+    *,
+    device: str = "cpu",
+    threads: int = 0,
+    timeout: float,
+    loading: float,
+    fields: Fields = NO_FIELDS,
 ) -> dict[str, Reward]:
     """The rewards of these names, all in one worker.
 
     `timeout` and `loading` are seconds for an answer and for the start; `threads` 0: as many as
-    this process has.
+    this process has. `fields` as for `load_rewards`; they are sent once, at the start.
     """
-    worker = Worker(names, device=device, threads=threads, timeout=timeout, loading=loading)
+    limits = {"timeout": timeout, "loading": loading}
+    worker = Worker(names, device=device, threads=threads, fields=fields, **limits)
     return {name: WorkerReward(worker, name) for name in names}

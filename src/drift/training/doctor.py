@@ -15,6 +15,7 @@ from drift.config import TrainConfig
 from drift.errors import UserError
 from drift.functional.advantages import group_advantages
 from drift.recipes import read_prompts
+from drift.training.cuts import cut_prompts
 from drift.training.live import open_live
 from drift.training.plan import changes, plan
 from drift.training.policy import load_policy, make_trainable, pick_device
@@ -56,6 +57,8 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     if not complete:
         say("preflight   not run: weights are missing")
         return False
+    for line in cut_prompts(parts["model"], prompts):
+        say(line)
     try:
         for line in _trial(config, prompts, **parts):
             say(line)

@@ -22,7 +22,7 @@ from drift.errors import UserError
 from drift.functional.diversity import mean_pairwise_distance
 from drift.functional.pareto import frontier
 from drift.methods.parts import CleanPrompt
-from drift.recipes import read_prompts
+from drift.recipes import read_fields
 from drift.training.checkpoint import delete_checkpoints, list_checkpoints
 from drift.training.rollout import draw_by
 from drift.training.scoring import embed, score
@@ -45,10 +45,12 @@ def open_live(config: TrainConfig, device: str, own: ImageEncoder | None) -> Liv
     live, asked, name = config.live, config.evaluation, config.live_encoder
     if not live.every:
         return None
-    listed = read_prompts(asked.prompts or config.prompts, field="evaluation.prompts")
-    count = min(live.prompts_count, len(listed))
+    fields = read_fields(asked.prompts or config.prompts, field="evaluation.prompts")
+    listed, count = list(fields), min(live.prompts_count, len(fields))
+    prompts = [listed[k * len(listed) // count] for k in range(count)]
+    told = {prompt: fields[prompt] for prompt in prompts if fields[prompt]}
     settings = {
-        "prompts": [listed[k * len(listed) // count] for k in range(count)],
+        "prompts": prompts,
         "images_per_prompt": live.images_per_prompt,
         "seed": live.seed,
         "steps": asked.steps,
@@ -56,6 +58,7 @@ def open_live(config: TrainConfig, device: str, own: ImageEncoder | None) -> Liv
         "eta": asked.eta,
         **config.judging_pictures,
         "encoder": name,
+        **({"fields": told} if told else {}),
     }
     encoders = {config.encoder: own} if own else {}
     if name not in encoders:
@@ -68,8 +71,8 @@ def recall(live: Live, run: Path, epochs: int) -> None:
     """Read what was seen of the `epochs` finished; refuses looks that cannot be compared."""
     live.looks = [line for line in read_metrics(run, LIVE) if line["epoch"] <= epochs]
     before = live.looks[0]["settings"] if live.looks else live.settings
-    settings = before | live.settings
-    changed = [key for key in settings if before.get(key) != live.settings.get(key)]
+    now = live.settings
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         raise UserError(
             f"cannot resume {run}: its {LIVE} was made with other {', '.join(changed)}; "

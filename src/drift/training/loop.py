@@ -16,6 +16,7 @@ from drift.methods.parts import Advantages, Method, Shaped
 from drift.methods.parts.objective import Weight
 from drift.recipes import read_prompts
 from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from drift.training.cuts import cut_prompts
 from drift.training.diagnostics import (
     describe_advantages,
     describe_diversity,
@@ -36,6 +37,7 @@ from drift.training.tracking import (
     Stopwatch,
     append_metrics,
     environment,
+    keep_traceback,
     read_metrics,
     truncate_metrics,
 )
@@ -234,6 +236,8 @@ def postfix(line: dict[str, Any], live: Live | None) -> dict[str, str]:
 def go_on(run: Run, prompts: list[str], progress: bool) -> None:
     """The epochs that are left, up to the last or to an alarm that stops."""
     config = run.config
+    for line in cut_prompts(run.model, prompts):
+        tqdm.write(line)
     bar = tqdm(
         range(run.finished + 1, config.epochs + 1),
         desc=config.method_name,
@@ -279,5 +283,6 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
         why = alarm(run.live)["collapse"]
         tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
     else:
-        go_on(run, prompts, progress)
+        with keep_traceback(run.folder):
+            go_on(run, prompts, progress)
     return run.folder

@@ -20,6 +20,8 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).splitlines()[0]
         raise UserError(f"device: '{name}' cannot be used: {reason}") from error
+    if device.type == "meta":
+        raise UserError("device: 'meta' cannot be used: it holds shapes, and no numbers")
     return device
 
 

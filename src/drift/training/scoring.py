@@ -9,11 +9,12 @@ from torch import Tensor
 from drift.config import OWN_FEATURES, TrainConfig, WorkerConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
-from drift.rewards import check_rewards, load_rewards
+from drift.recipes import read_fields
+from drift.rewards import NO_FIELDS, check_rewards, load_rewards
 from drift.rewards.checks import check_scores
 from drift.rewards.worker import load_in_worker
 from drift.training.batches import in_batches
-from drift.types import ImageEncoder, Reward, Rollout
+from drift.types import Fields, ImageEncoder, Reward, Rollout
 
 SMALLEST = 4  # pixels a side; less is no picture
 AT_ONCE = 64  # images, where nobody says
@@ -21,24 +22,45 @@ FIELD = "sampling.scoring_batch_size"
 
 
 def open_rewards(
-    names: Sequence[str], worker: WorkerConfig, device: str = "cpu"
+    names: Sequence[str],
+    worker: WorkerConfig,
+    device: str = "cpu",
+    fields: Fields = NO_FIELDS,
 ) -> dict[str, Reward]:
-    """The rewards of these names on `device`; with a time limit, in a process of their own."""
+    """The rewards of these names on `device`; with a time limit, in a process of their own.
+
+    `fields` has every prompt that they will be asked about, with what its file says of it.
+    """
     check_rewards(names)
     if not worker.timeout:
-        return load_rewards(names, device)
+        return load_rewards(names, device, fields)
     return load_in_worker(
         names,
         device=worker.device,
         threads=worker.threads,
         timeout=worker.timeout,
         loading=worker.loading,
+        fields=fields,
     )
 
 
 def open_reward(config: TrainConfig, device: str) -> Reward:
-    """The reward that is trained for."""
-    return open_rewards([config.reward], config.reward_worker, device)[config.reward]
+    """The reward that is trained for, and looked with."""
+    fields = prompt_fields(config)
+    return open_rewards([config.reward], config.reward_worker, device, fields)[config.reward]
+
+
+def prompt_fields(config: TrainConfig) -> Fields:
+    """Every prompt that training and its looks may ask the reward about, with its fields."""
+    fields, judged = read_fields(config.prompts), config.evaluation.prompts
+    if config.live.every and judged:
+        for prompt, others in read_fields(judged, field="evaluation.prompts").items():
+            if fields.setdefault(prompt, others) != others:
+                raise UserError(
+                    f"evaluation.prompts: '{judged}' has other fields for '{prompt}' than "
+                    f"'{config.prompts}', and live looks (live.every) want one reward for both"
+                )
+    return fields
 
 
 def open_encoder(config: TrainConfig, device: str) -> ImageEncoder | None:

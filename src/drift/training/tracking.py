@@ -1,6 +1,7 @@
 """What a run writes about itself: environment.json once, metrics.jsonl one line per update.
 
-live.jsonl, one line per look (`drift.training.live`), is written and read the same way.
+live.jsonl, one line per look (`drift.training.live`), is written and read the same way. An error
+that ended the run leaves error.txt.
 """
 
 import json
@@ -8,13 +9,18 @@ import platform
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-METRICS, LIVE = "metrics.jsonl", "live.jsonl"
+from drift.errors import UserError
+
+METRICS, LIVE, ERROR = "metrics.jsonl", "live.jsonl", "error.txt"
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 
 
@@ -35,6 +41,19 @@ def environment() -> dict[str, Any]:
         "git": revision.stdout.strip() or None,
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+@contextmanager
+def keep_traceback(run: Path) -> Iterator[None]:
+    """Write the traceback of an error that ends the run, and is told in a line, to error.txt."""
+    with suppress(OSError):
+        (run / ERROR).unlink(missing_ok=True)  # an earlier one's, before this resume
+    try:
+        yield
+    except UserError as error:
+        with suppress(OSError):  # the error is what counts
+            (run / ERROR).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        raise
 
 
 class Stopwatch:

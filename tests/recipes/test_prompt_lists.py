@@ -1,0 +1,101 @@
+"""What counts as a prompt, and what a file says of it."""
+
+import json
+import time
+
+import pytest
+
+from drift.errors import UserError
+from drift.recipes.prompt_lists import read_fields, read_prompts
+
+
+def test_prompt_lists():
+    everything = read_prompts("animals")
+    assert len(everything) == 45
+    train, held_out = read_prompts("menagerie-train"), read_prompts("menagerie-heldout")
+    assert not set(train) & set(held_out)
+    assert sorted(train + held_out) == sorted(everything)
+    assert read_prompts("animals-40") == everything[:40]
+
+
+def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xef\xbb\xbfa fox\r\n# a heading\r\n\r\na\xe2\x80\xa8cat\r\n")
+    assert read_prompts(str(file)) == ["a fox", "# a heading", "a\u2028cat"]
+
+
+def test_thirty_thousand_prompts_load_in_a_second(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {k}" for k in range(30_000)))
+    start = time.process_time()
+    assert len(read_prompts(str(file))) == 30_000
+    assert time.process_time() - start < 1
+
+
+def test_bad_prompt_files(tmp_path):
+    file = tmp_path / "prompts.txt"
+    with pytest.raises(UserError, match="no prompt file"):
+        read_prompts(str(file))
+    file.write_text("\n  \n")
+    with pytest.raises(UserError, match="is empty"):
+        read_prompts(str(file))
+    file.write_text("a fox\na fox\n")
+    with pytest.raises(UserError, match="'a fox' more than once, in lines 1 and 2"):
+        read_prompts(str(file))
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_prompts(str(file))
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "PROMPTS.JSONL"])
+def test_a_jsonl_file_has_fields_beside_its_prompts(tmp_path, name):
+    file = tmp_path / name
+    lines = [
+        '{"count": 2, "prompt": " two foxes "}',
+        "",
+        '{"prompt": "# übrig", "at": [1.5, null]}',
+    ]
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert read_fields(str(file)) == {"two foxes": {"count": 2}, "# übrig": {"at": [1.5, None]}}
+    assert read_prompts(str(file)) == ["two foxes", "# übrig"]
+
+
+def test_text_has_no_fields():
+    assert set(map(str, read_fields("animals").values())) == {"{}"}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("a fox", "is not JSON: Expecting value, at column 1"),
+        ('{"prompt": "a fox"', "is not JSON: Expecting ',' delimiter, at column 19"),
+        ('["a fox"]', "wants an object"),
+        ('{"text": "a fox"}', 'no "prompt" that is a text'),
+        ('{"prompt": ["a fox"]}', 'no "prompt" that is a text'),
+        ('{"prompt": "  "}', '"prompt" is empty'),
+        (r'{"prompt": "a\nfox"}', "more than one line"),
+        (r'{"prompt": "a fox", "at": "\ud800"}', "surrogates not allowed"),
+        ('{"prompt": "a fox", "at": NaN}', "Out of range float"),
+        ('{"prompt": "a fox", "at": 1e999}', "Out of range float"),
+        ("[" * 100_000, "recursion"),
+        ('{"prompt": "a cat", "count": 3}', "has 'a cat' more than once, in lines 1 and 3"),
+    ],
+)
+def test_a_bad_line_is_one_error_with_file_and_number(tmp_path, line, told):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f'{{"prompt": "a cat"}}\n\n{line}\n{{"prompt": "a dog"}}\n')
+    with pytest.raises(UserError, match=told) as refusal:
+        read_fields(str(file), field="evaluation.prompts")
+    told = str(refusal.value)
+    assert told.startswith(f"evaluation.prompts: '{file}'")
+    assert "3" in told
+    assert "\n" not in told
+
+
+def test_thirty_thousand_prompts_with_fields_load_in_a_second(tmp_path):
+    file = tmp_path / "many.jsonl"
+    entry = {"include": [{"class": "fox", "count": 2}], "tag": "counting"}
+    file.write_text("".join(json.dumps({"prompt": f"{k}"} | entry) + "\n" for k in range(30_000)))
+    start = time.process_time()
+    assert read_fields(str(file))["29999"] == entry
+    assert time.process_time() - start < 1.5
