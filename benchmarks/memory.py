@@ -82,8 +82,7 @@ def imagine(recipe: str, overrides: list[str], size: str = "full") -> Imagined:
     make_trainable(model, config)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, clip, encoder):
         empty(part, mode)
-    model.device, model.alphas = torch.device("cpu"), pipe.scheduler.alphas_cumprod.cpu()
-    model.empty_prompt = model.encode_prompts([""]).tokens
+    model.device = torch.device("cpu")
     side = clip.config.vision_config.image_size
     reward = ClipScore(
         clip, pipe.tokenizer, lambda images: normalise(crop(images, side), CLIP_MEAN, CLIP_STD)

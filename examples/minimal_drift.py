@@ -22,7 +22,7 @@ from drift.functional.shaping import (
 from drift.functional.surrogate import clipped_surrogate
 from drift.models import load_model
 from drift.rewards import load_reward
-from drift.types import TextEmbeds
+from drift.types import Conditioned, TextEmbeds
 
 PROMPTS = ["a fox", "a whale"]  # P
 POOL, GROUP, STEPS, EPOCHS = 12, 6, 5, 5  # C = 2G candidates, G kept, T
@@ -34,29 +34,28 @@ WEIGHT, UPPER, GAMMA = 0.5, 1.0, 1.0  # lambda, sigma, gamma
 def policy(model, x, embeds, seeds, k, schedule):
     """The Gaussian of step k (Eq. 2) under the noised prompt (Eq. 34-37)."""
     t = schedule.fractions[k].expand(len(x))
-    noise = step_noise(seeds, [k] * len(x), tuple(embeds.shape[1:]))
-    noised = TextEmbeds(perturb_embedding(embeds, t, noise, SCALE, TAU1, TAU2, MIX))
-    timesteps = schedule.timesteps[k].expand(len(x))
-    noise_pred = model.predict_noise(x, timesteps, noised, GUIDANCE)
+    noise = step_noise(seeds, [k] * len(x), tuple(embeds.prompt.tokens.shape[1:]))
+    noised = perturb_embedding(embeds.prompt.tokens, t, noise, SCALE, TAU1, TAU2, MIX)
+    told = Conditioned(TextEmbeds(noised), embeds.negative)
+    noise_pred = model.predict(x, schedule.timesteps[k].expand(len(x)), told, GUIDANCE)
     return schedule.step(x, noise_pred, k, ETA)
 
 
 @torch.no_grad()
 def sample(model, embeds, seeds, schedule):
-    """Trajectories "B T+1 c h w" and the log-probability "B K" of each of the K noisy steps."""
-    noise = trajectory_noise(seeds, model.latent_shape, STEPS)
+    """Trajectories "B T+1 c h w" and the log-probability "B T" of each step."""
+    noise = trajectory_noise(seeds, model.latent_shape(), STEPS)
     states, log_probs = [noise[0]], []
     for k in range(STEPS):
         mean, std = policy(model, states[-1], embeds, seeds, k, schedule)
         states.append(mean + std * noise[k + 1])
-        if k < schedule.stochastic:  # the last step draws no noise: it is no action
-            log_probs.append(gaussian_log_prob(states[-1], mean, std))
+        log_probs.append(gaussian_log_prob(states[-1], mean, std))
     return torch.stack(states, 1), torch.stack(log_probs, 1)
 
 
 def epoch(model, optimizer, reward, encoder, schedule, number):
     P = len(PROMPTS)
-    embeds = model.encode_prompts(PROMPTS).tokens.repeat_interleave(POOL, 0)
+    embeds = model.encode(PROMPTS).each(lambda e: e.repeat_interleave(POOL, 0))
     seeds = [1000 * number + k for k in range(P * POOL)]
     states, old_log_probs = sample(model, embeds, seeds, schedule)
     images = model.decode(states[:, -1])
@@ -77,11 +76,12 @@ def epoch(model, optimizer, reward, encoder, schedule, number):
 
     # One clipped policy-gradient step; (ii) the prompt noise is that of the sampling, by its seed.
     kept_seeds = [seeds[i] for i in rows.tolist()]
-    for k in range(schedule.stochastic):
+    noisy = schedule.noisy(ETA).nonzero()[:, 0].tolist()  # the last step draws none: no action
+    for k in noisy:
         mean, std = policy(model, states[rows, k], embeds[rows], kept_seeds, k, schedule)
         log_prob = gaussian_log_prob(states[rows, k + 1], mean, std)
         loss = clipped_surrogate(log_prob, old_log_probs[rows, k], advantages, CLIP_RANGE)
-        (loss.mean() / schedule.stochastic).backward()
+        (loss.mean() / len(noisy)).backward()
     torch.nn.utils.clip_grad_norm_(model.trainable_parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()

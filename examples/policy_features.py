@@ -28,13 +28,13 @@ from drift.functional.intervals import bootstrap_interval
 from drift.menagerie.probe import Reading, load_probe, read
 from drift.methods.parts import CleanPrompt
 from drift.models import load_model
-from drift.models.stable_diffusion import PLACES
+from drift.models.base import PLACES
 from drift.recipes import read_prompts
 from drift.training.policy import load_policy, put_weights
 from drift.training.rollout import late_features, rollout
 from drift.training.runs import choose_checkpoints
 from drift.training.scoring import embed
-from drift.types import PolicyModel, Rollout
+from drift.types import PolicyModel, Rollout, StepPlan
 
 JUDGES = ("dreamsim-tiny", "clip-tiny")
 OTHERS = (*JUDGES, "vae")
@@ -108,9 +108,8 @@ def draw(model, prompt: str, seeds: list[int], steps: int) -> tuple[Rollout, dic
         model,
         [prompt],
         [seeds],
-        steps=steps,
+        StepPlan.untrained(1, steps, 1.0),
         guidance_scale=2.0,
-        eta=1.0,
         batch_size=len(seeds),
         conditioning=CleanPrompt(),
         features=True,
@@ -201,12 +200,12 @@ def features_again(
     """What the model as it is now computes on the states of trajectories drawn before."""
     schedule = model.schedule(config.steps)
     P, N = drawn.seeds.shape
-    embeds = drawn.prompt_embeds.each(lambda e: e.repeat_interleave(N, 0))
+    told = drawn.conditioned.each(lambda e: e.repeat_interleave(N, 0))
     with model.capture_features() as seen:
         for k in range(config.steps):
             states = drawn.latents[:, :, k].flatten(0, 1)
             times = schedule.timesteps[k].expand(P * N)
-            model.predict_noise(states, times, embeds, config.guidance_scale)
+            model.predict(states, times, told, config.guidance_scale)
     return late_features(seen).unflatten(0, (P, N))
 
 
@@ -223,9 +222,8 @@ def course(run: Path, images: int = 16) -> list[str]:
             model,
             prompts,
             [[judged.seed + k for k in range(images)]] * len(prompts),
-            steps=judged.steps,
+            StepPlan.untrained(len(prompts), judged.steps, judged.eta),
             guidance_scale=judged.guidance_scale,
-            eta=judged.eta,
             batch_size=judged.batch_size,
             conditioning=CleanPrompt(),
             features=True,

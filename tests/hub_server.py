@@ -69,4 +69,6 @@ class HubServer(http.server.BaseHTTPRequestHandler):
 
 
 def etag(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
+    """As on the hub: SHA-256 of a large file, which LFS keeps, SHA-1 of others."""
+    kind = hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1
+    return kind(file.read_bytes()).hexdigest()

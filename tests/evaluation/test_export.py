@@ -82,8 +82,8 @@ def assert_same_network(run, model_folder, file, rtol=1e-5, atol=1e-5):
     config = module.load_run_config(run)
     make_trainable(model, config)
     model.load_weights(run / "checkpoints/step-000020")
-    x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    inputs = x, torch.tensor([800, 20]), model.encode_prompts(["a fox", "a bee"]).tokens
+    x = torch.randn(2, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    inputs = x, torch.tensor([800, 20]), model.encode(["a fox", "a bee"]).prompt.tokens
     pipe = plain(model_folder)
     base = pipe.unet(*inputs).sample
     pipe.load_lora_weights(file)
@@ -165,7 +165,7 @@ def test_a_layer_that_kohyas_form_cannot_name_is_refused():
     layer = "unet.down_blocks.0.odd_name.to_q"
     odd = {f"{layer}.lora_A.weight": torch.ones(2, 4), f"{layer}.lora_B.weight": torch.ones(4, 2)}
     with pytest.raises(UserError, match=r"'down_blocks.0.odd_name.to_q' has no name in kohya's"):
-        to_kohya(odd, 2)
+        to_kohya(odd, {"lora_unet_down_blocks_0_odd_name_to_q.alpha": 2.0})
 
 
 @pytest.fixture(scope="module")

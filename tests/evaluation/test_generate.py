@@ -34,9 +34,11 @@ def make_run(folder, model_folder, epochs=(2,), method="drift"):
     return folder
 
 
-def plain_diffusers(model_folder, prompt, *, steps, guidance_scale, eta, lora=None, **parts):
+def plain_diffusers(
+    model_folder, prompt, *, steps, lora=None, parts=None, negative_prompt="", **sampler
+):
     left_out = {"safety_checker": None, "feature_extractor": None}
-    pipe = StableDiffusionPipeline.from_pretrained(model_folder, **left_out, **parts)
+    pipe = StableDiffusionPipeline.from_pretrained(model_folder, **left_out, **(parts or {}))
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:
@@ -45,22 +47,29 @@ def plain_diffusers(model_folder, prompt, *, steps, guidance_scale, eta, lora=No
     return pipe(
         [prompt] * len(SEEDS),
         num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        eta=eta,
         generator=generators,
+        negative_prompt=[negative_prompt] * len(SEEDS),
+        **sampler,
     ).images
 
 
+OTHERWISE = {"negative_prompt": "a bee", "height": 48, "width": 96}
+
+
 @pytest.mark.parametrize(
-    "prediction_type, guidance_scale, eta",
-    [("epsilon", 3.0, 1.0), ("v_prediction", 2.0, 0.5), ("v_prediction", 1.0, 0.0)],
+    "prediction_type, guidance_scale, eta, others",
+    [
+        ("epsilon", 3.0, 1.0, {}),
+        ("v_prediction", 2.0, 0.5, OTHERWISE),
+        ("v_prediction", 1.0, 0.0, {}),
+    ],
 )
 def test_a_run_draws_what_plain_diffusers_draws(
-    tiny_models, tmp_path, prediction_type, guidance_scale, eta
+    tiny_models, tmp_path, prediction_type, guidance_scale, eta, others
 ):
     model_folder = tiny_models[prediction_type]
     run = make_run(tmp_path / "run", model_folder)
-    settings = {"steps": 4, "guidance_scale": guidance_scale, "eta": eta}
+    settings = {"steps": 4, "guidance_scale": guidance_scale, "eta": eta, **others}
     *paths, sheet = generate(run, ["a fox"], seeds=SEEDS, out=tmp_path / "out", **settings)
     assert [path.name for path in paths] == ["a-fox-3.png", "a-fox-12.png"]
     ours = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
@@ -108,8 +117,9 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path):
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "different"),
         ({"seeds": [-1]}, "negative"),
-        ({"eta": 1.5}, "eta \\(1.5\\)"),
-        ({"steps": 0}, "steps \\(0\\)"),
+        ({"eta": 1.5}, "eta: 1.5 is refused: in"),
+        ({"height": 64}, "set both, or none"),
+        ({"steps": 0}, "steps: 0 is refused: at least 1"),
     ]:
         with pytest.raises(UserError, match=message):
             generate(tmp_path, ["a cat"], out=tmp_path, **{"seeds": [0]} | changes)

@@ -1,6 +1,6 @@
 import hashlib
 
-from drift.files.checksums import checksum, joint_checksum
+from drift.files.checksums import checksum, joint_checksum, published_checksum, revision_of
 
 
 def test_a_file_and_a_link_to_it(tmp_path):
@@ -25,3 +25,22 @@ def test_several_files_by_name_and_content_in_any_order(tmp_path):
     lines = f"one {checksum(one)}\ntwo {checksum(two)}\n"
     assert joint_checksum([two, one]) == hashlib.sha256(lines.encode()).hexdigest()
     assert joint_checksum([one]) != joint_checksum([two]) != joint_checksum([one, two])
+
+
+def test_the_hubs_cache_names_large_files_by_their_sha256(tmp_path):
+    large, commit = hashlib.sha256(b"abc").hexdigest(), "c0ffee" + 34 * "0"
+    cache = tmp_path / "models--me--model"
+    snapshot = cache / "snapshots" / commit
+    (snapshot / "unet").mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for name, blob in {"unet/model.safetensors": large, "config.json": large[:40]}.items():
+        (cache / "blobs" / blob).write_bytes(b"abc")
+        (snapshot / name).symlink_to(cache / "blobs" / blob)
+    assert published_checksum(snapshot / "unet/model.safetensors") == large
+    assert published_checksum(snapshot / "config.json") is None  # small: git's SHA-1
+    assert {revision_of(p) for p in (snapshot, snapshot / "unet")} == {commit}
+    (tmp_path / large).write_bytes(b"")
+    assert published_checksum(tmp_path / large) is revision_of(tmp_path) is None
+    known = {}
+    assert joint_checksum(snapshot.rglob("*.*"), known) == joint_checksum(snapshot.rglob("*.*"))
+    assert known[(snapshot / "config.json").resolve()] == checksum(snapshot / "config.json")

@@ -6,11 +6,11 @@ from diffusers import DDIMScheduler
 from torch.distributions import Normal
 
 from drift.functional.dynamics import (
+    clean_and_noise,
     ddim_step,
     gaussian_log_prob,
     guide,
     step_sensitivity,
-    velocity_to_noise,
 )
 
 
@@ -51,7 +51,7 @@ def test_the_sensitivity_of_a_step_by_hand():
 def test_the_sensitivity_is_how_far_the_mean_moves(eta):
     a_t, a_prev = torch.tensor([0.1, 0.5]), torch.tensor([0.3, 0.9])
     x, v = torch.zeros(2, 1), torch.ones(2, 1)
-    moved, std = ddim_step(x, velocity_to_noise(x, v, a_t), a_t, a_prev, eta)
+    moved, std = ddim_step(x, v, a_t, a_prev, eta, "v")
     expected = moved[:, 0].abs() / std
     torch.testing.assert_close(step_sensitivity(a_t, a_prev, eta), expected)
 
@@ -70,8 +70,10 @@ def test_ddim_step_that_stands_still_changes_nothing():
     assert std == 0
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_ddim_step_equals_diffusers(prediction_type):
+@pytest.mark.parametrize(
+    ("prediction_type", "prediction"), [("epsilon", "epsilon"), ("v_prediction", "v")]
+)
+def test_ddim_step_equals_diffusers(prediction_type, prediction):
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -85,17 +87,14 @@ def test_ddim_step_equals_diffusers(prediction_type):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, 8, 8, generator=generator)
     for t in scheduler.timesteps:
-        prediction, z = torch.randn(2, *x.shape, generator=generator)
+        predicted, z = torch.randn(2, *x.shape, generator=generator)
         previous = t - 1000 // 50
         a_t = scheduler.alphas_cumprod[t]
         a_prev = (
             scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.alphas_cumprod[0]
         )
-        noise_pred = (
-            velocity_to_noise(x, prediction, a_t) if prediction_type != "epsilon" else prediction
-        )
-        mean, std = ddim_step(x, noise_pred, a_t, a_prev, eta=1.0)
-        theirs = scheduler.step(prediction, t, x, eta=1.0, variance_noise=z).prev_sample
+        mean, std = ddim_step(x, predicted, a_t, a_prev, 1.0, prediction)
+        theirs = scheduler.step(predicted, t, x, eta=1.0, variance_noise=z).prev_sample
         torch.testing.assert_close(mean + std * z, theirs, rtol=0, atol=1e-6)
         x = theirs
     assert 0.02 < std < 0.021  # the last step is still a policy
@@ -158,24 +157,39 @@ def test_gaussian_log_prob_is_the_mean_per_sample():
     torch.testing.assert_close(gaussian_log_prob(x, mean, std), expected)
 
 
-def test_gaussian_log_prob_refuses_a_deterministic_step():
-    x = torch.zeros(2, 4)
-    with pytest.raises(ValueError, match="std=0"):
-        gaussian_log_prob(x, x, torch.tensor([1.0, 0.0]))
-    with pytest.raises(ValueError, match="std=nan"):
-        gaussian_log_prob(x, x, torch.tensor(torch.nan))
+def test_a_deterministic_step_has_no_log_probability_and_no_gradient():
+    mean = torch.zeros(2, 4, requires_grad=True)
+    got = gaussian_log_prob(torch.ones(2, 4), mean, torch.tensor([1.0, 0.0]))
+    assert got[0].item() == pytest.approx(-0.5 - 0.5 * math.log(2 * math.pi))
+    assert got[1] == 0
+    got.sum().backward()
+    assert mean.grad.tolist() == [[0.25] * 4, [0.0] * 4]
 
 
-def test_velocity_to_noise_by_hand():
+def test_each_sample_may_have_its_own_noise_level():
+    x, eps = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0))
+    a_t, a_prev = torch.tensor(0.36), torch.tensor(0.64)
+    mean, std = ddim_step(x, eps, a_t, a_prev, torch.tensor([0.0, 1.0]))
+    for row, eta in enumerate([0.0, 1.0]):
+        one, spread = ddim_step(x[row : row + 1], eps[row : row + 1], a_t, a_prev, eta)
+        torch.testing.assert_close(mean[row : row + 1], one)
+        torch.testing.assert_close(std[row], spread)
+
+
+def test_what_a_prediction_stands_for_by_hand():
     # alpha 0.64, x0 = 1, eps = 0.5: x = 0.8 + 0.3 = 1.1 and v = 0.8·0.5 - 0.6·1 = -0.2.
-    got = velocity_to_noise(torch.tensor([[1.1]]), torch.tensor([[-0.2]]), torch.tensor([0.64]))
-    torch.testing.assert_close(got.float(), torch.tensor([[0.5]]))
+    x, alpha = torch.tensor([[1.1]]), torch.tensor([0.64])
+    for prediction, output in [("epsilon", 0.5), ("v", -0.2)]:
+        x0, eps = clean_and_noise(x, torch.tensor([[output]]), alpha, prediction)
+        torch.testing.assert_close(x0, torch.tensor([[1.0]]))
+        torch.testing.assert_close(eps, torch.tensor([[0.5]]))
 
 
-def test_velocity_is_noise_in_a_clean_image_and_the_noise_is_all_in_pure_noise():
+def test_velocity_is_noise_in_a_clean_image_and_all_is_noise_where_no_signal_is():
     x, v = torch.tensor([[3.0], [3.0]]), torch.tensor([[5.0], [5.0]])
-    got = velocity_to_noise(x, v, torch.tensor([1.0, 0.0]))  # alpha 1: eps = v; 0: eps = x
-    assert got.tolist() == [[5.0], [3.0]]
+    x0, eps = clean_and_noise(x, v, torch.tensor([1.0, 0.0]), "v")
+    assert eps.tolist() == [[5.0], [3.0]]  # alpha 1: eps = v; 0: eps = x
+    assert x0.tolist() == [[3.0], [-5.0]]  # alpha 1: x0 = x; 0: x0 = -v
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (5.0, 11.0)])

@@ -21,7 +21,9 @@ from drift.methods.parts import (
     RewardConcentrated,
     RewardContrasted,
     SameWeights,
+    Shaped,
 )
+from drift.types import Group
 
 
 def differing(one: Method, other: Method) -> set[str]:
@@ -126,7 +128,8 @@ def test_ddpo_and_grpo_differ_only_across_prompts():
     def total(name, rows):
         advantage = METHODS[name]().advantage
         prompts = ["a fox", "a bee"][: len(rewards[rows])]
-        return advantage(rewards[rows], nothing[rows], 0.0, prompts, {})[0].total
+        group = Group(prompts, rewards[rows], nothing[rows][..., None], 1, 1)
+        return advantage(group, Shaped(nothing[rows], 0.0), {})[0].total
 
     assert torch.equal(total("ddpo", slice(0, 1)), total("grpo", slice(0, 1)))
     assert not torch.equal(total("ddpo", slice(0, 2)), total("grpo", slice(0, 2)))

@@ -26,9 +26,11 @@ from drift.methods.parts import (
     RewardConcentrated,
     RewardContrasted,
     SameWeights,
+    Shaped,
     WindowSteps,
 )
-from drift.types import Schedule, TextEmbeds
+from drift.models.schedules import DDIMSchedule
+from drift.types import Conditioned, Group, TextEmbeds
 
 
 def seeded(seed=0):
@@ -39,7 +41,15 @@ def advantage_of(part, rewards, intrinsic=None, weight=0.0, prompts=("a", "b"), 
     """What the part makes of plain lists: (Advantages, state)."""
     r = torch.tensor(rewards)
     own = torch.zeros_like(r) if intrinsic is None else torch.tensor(intrinsic)
-    return part(r, own, weight, prompts[: len(r)], {} if state is None else state)
+    group = group_of(torch.zeros(*r.shape, 0), rewards=r, prompts=prompts)
+    return part(group, Shaped(own, weight), {} if state is None else state)
+
+
+def group_of(features, rewards=None, prompts=("a", "b"), steps=10):
+    """An epoch's group of samples with these features "P G D"."""
+    P, G, _ = features.shape
+    rewards = torch.zeros(P, G) if rewards is None else rewards
+    return Group(list(prompts[:P]), rewards, features, steps, epoch=1)
 
 
 # --- selection ---
@@ -78,8 +88,13 @@ def test_keep_all_keeps_the_pool_and_nothing_less():
 # --- conditioning ---
 
 
+def told(tokens, **extra):
+    """A prompt's embeddings, and an unconditional branch that nothing may touch."""
+    return Conditioned(TextEmbeds(tokens, extra), TextEmbeds(torch.full_like(tokens, 9.0)))
+
+
 def test_the_clean_prompt_is_the_prompt():
-    embeds, part = TextEmbeds(torch.randn(2, 3, 4, generator=seeded())), CleanPrompt()
+    embeds, part = told(torch.randn(2, 3, 4, generator=seeded())), CleanPrompt()
     assert part(embeds, torch.ones(2), [1, 2], [0, 0]) is embeds
     assert part.signal_share(embeds, torch.tensor([1.0, 0.5])).tolist() == [1, 1]
     assert part.in_training() == part.at_test() == part
@@ -90,27 +105,29 @@ def test_a_noised_prompt_by_hand():
     part, e = NoisedPrompt(scale=2.0, mix=0.0), torch.tensor([[[1.0, 3.0]]])
     n = step_noise([7], [3], (1, 2))
     pooled = torch.ones(1, 4)
-    got = part(TextEmbeds(e, {"pooled": pooled}), torch.tensor([0.7]), [7], [3])
-    assert got.extra["pooled"] is pooled  # goes along as it is
-    torch.testing.assert_close(got.tokens, 0.5**0.5 * e + 2 * 0.5**0.5 * n)
+    given = told(e, pooled=pooled)
+    got = part(given, torch.tensor([0.7]), [7], [3])
+    assert got.prompt.extra["pooled"] is pooled  # goes along as it is
+    assert got.negative is given.negative
+    torch.testing.assert_close(got.prompt.tokens, 0.5**0.5 * e + 2 * 0.5**0.5 * n)
     # Rescaled (psi = 1), two numbers can only be the clean mean -+ the clean std: 1 and 3.
-    rescaled = NoisedPrompt()(TextEmbeds(e), torch.tensor([1.0]), [7], [3])
-    torch.testing.assert_close(rescaled.tokens.sort().values, e)
+    rescaled = NoisedPrompt()(told(e), torch.tensor([1.0]), [7], [3])
+    torch.testing.assert_close(rescaled.prompt.tokens.sort().values, e)
 
 
 def test_the_prompts_noise_is_fixed_by_seed_and_step_wherever_the_sample_stands():
     part, e = NoisedPrompt(), torch.randn(1, 5, 8, generator=seeded())
     t = torch.full((4,), 0.9)
-    got = part(TextEmbeds(e.expand(4, 5, 8)), t, [7, 7, 7, 8], [3, 4, 3, 3]).tokens
+    got = part(told(e.expand(4, 5, 8)), t, [7, 7, 7, 8], [3, 4, 3, 3]).prompt.tokens
     assert torch.equal(got[0], got[2])
     assert not torch.equal(got[0], got[1])  # another step
     assert not torch.equal(got[0], got[3])  # another trajectory
-    assert torch.equal(part(TextEmbeds(e), t[:1], [8], [3]).tokens[0], got[3])
+    assert torch.equal(part(told(e), t[:1], [8], [3]).prompt.tokens[0], got[3])
 
 
 def test_a_noised_prompt_tells_how_much_of_the_prompt_is_left():
     # Variance 1; gamma(0.7) = 0.5: 0.5 / (0.5 + 0.25·0.5) = 0.8.
-    part, e = NoisedPrompt(scale=0.5), TextEmbeds(torch.tensor([[[1.0, 3.0]]]))
+    part, e = NoisedPrompt(scale=0.5), told(torch.tensor([[[1.0, 3.0]]]))
     share = part.signal_share(e, torch.tensor([1.0, 0.7, 0.4, 0.1]))
     torch.testing.assert_close(share, torch.tensor([0.0, 0.8, 1.0, 1.0]))
 
@@ -131,18 +148,21 @@ def test_prompt_noise_is_switched_for_training_and_test_apart(train, test):
 def test_shaping_by_hand():
     # One image apart from two equal ones: squared distances 2 and 0, so d = (2, 1, 1).
     features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
-    got = DiversityShaping(upper=4.0)(features, 10)
-    torch.testing.assert_close(got, torch.tensor([[2.0, 1.0, 1.0]]))
-    got = DiversityShaping()(features, 10)  # sigma = 1
-    torch.testing.assert_close(got, torch.ones(1, 3))
+    got, _ = DiversityShaping(upper=4.0)(group_of(features), {})
+    assert got.weight == 0.5  # lambda
+    torch.testing.assert_close(got.intrinsic, torch.tensor([[2.0, 1.0, 1.0]]))
+    got, _ = DiversityShaping()(group_of(features), {})  # sigma = 1
+    torch.testing.assert_close(got.intrinsic, torch.ones(1, 3))
     # gamma^T = 0.5^2: 0.5, 0.25, 0.25; of which sigma = 0.3 clips the first.
-    got = DiversityShaping(upper=0.3, gamma=0.5)(features, 2)
-    torch.testing.assert_close(got, torch.tensor([[0.3, 0.25, 0.25]]))
+    got, _ = DiversityShaping(upper=0.3, gamma=0.5)(group_of(features, steps=2), {})
+    torch.testing.assert_close(got.intrinsic, torch.tensor([[0.3, 0.25, 0.25]]))
 
 
 def test_no_shaping_needs_no_features():
-    assert NoShaping()(torch.zeros(2, 3, 0), 10).tolist() == [[0, 0, 0], [0, 0, 0]]
-    assert NoShaping().weight == 0
+    got, state = NoShaping()(group_of(torch.zeros(2, 3, 0)), {"as it": "was"})
+    assert got.intrinsic.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert got.weight == NoShaping().weight == 0
+    assert state == {"as it": "was"}
 
 
 # --- advantage ---
@@ -282,12 +302,14 @@ def test_the_reference_kl_by_hand_and_its_gradient():
     # Errors 2 and 0, mean square 2: over 2·std^2, 1 at std 1 and 4 at std 0.5.
     mean = torch.tensor([[2.0, 0.0], [2.0, 0.0]], requires_grad=True)
     std, t = torch.tensor([1.0, 0.5]), torch.tensor([1.0, 0.1])
-    penalty = ReferenceKL()(mean, torch.zeros(2, 2), std, t)
+    penalty = ReferenceKL().penalty(mean, torch.zeros(2, 2), std, t)
     torch.testing.assert_close(penalty, torch.tensor([1.0, 4.0]))
     penalty.sum().backward()
     # d/dm of m^2 / 2 / (2·std^2) = m / (2·std^2)
     torch.testing.assert_close(mean.grad, torch.tensor([[1.0, 0.0], [4.0, 0.0]]))
-    assert (NoRegulariser().weight, ReferenceKL().weight) == (0, 0.001)
+    group = group_of(torch.zeros(1, 2, 0))
+    assert NoRegulariser()(group, {}) == (0, {})
+    assert ReferenceKL()(group, {}) == (0.001, {})
 
 
 # --- timesteps ---
@@ -343,7 +365,7 @@ def test_parts_are_frozen():
 def schedule_of(alphas, last):
     alphas = torch.tensor(alphas)
     following = torch.cat([alphas[1:], torch.tensor([last])])
-    return Schedule(torch.arange(len(alphas)), alphas, following, torch.ones(len(alphas)))
+    return DDIMSchedule(torch.arange(len(alphas)), alphas, following, torch.ones(len(alphas)))
 
 
 def test_same_weights_are_ones():

@@ -160,13 +160,13 @@ def test_the_published_files_are_read_whole(sd_models, name):
         theirs = loaded.state_dict()
         for key, tensor in wanted.state_dict().items():
             assert torch.equal(theirs[key], tensor), key
-    assert model.latent_shape == (4, 8, 8)
+    assert model.latent_shape() == (4, 8, 8)
     tokens = model.pipe.tokenizer(["a fox"], padding="max_length").input_ids[0]
     assert len(tokens) == 77
     assert tokens[-1] == model.pipe.tokenizer.convert_tokens_to_ids(
         PUBLISHED[name]["tokenizer"]["pad_token"]
     )
-    assert model.encode_prompts(["a fox"]).tokens.shape == (1, 77, {"sd15": 48, "sd21": 64}[name])
+    assert model.encode(["a fox"]).prompt.tokens.shape == (1, 77, {"sd15": 48, "sd21": 64}[name])
     # t = 1 + 20 k: `steps_offset` 1, "leading"
     assert model.schedule(50).timesteps.tolist() == [20 * k + 1 for k in reversed(range(50))]
     kinds = {"sd15": "epsilon", "sd21": "v_prediction"}

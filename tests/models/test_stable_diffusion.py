@@ -1,13 +1,14 @@
+import copy
 import json
+import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from drift.errors import UserError
-from drift.functional.dynamics import ddim_step, velocity_to_noise
 from drift.models import load_model
 
 
@@ -16,112 +17,27 @@ def folder(request, tiny_models):
     return tiny_models[request.param]
 
 
-@pytest.fixture(params=["epsilon", "v_prediction"], scope="module")
-def sampler(request, tiny_models):
-    """The model of a prediction type, and diffusers' own scheduler of it."""
-    model = load_model(str(tiny_models[request.param]))
-    return model, DDIMScheduler.from_config(model.pipe.scheduler.config)
-
-
-@pytest.mark.parametrize("eta", [0.2, 0.5, 1.0])
-@pytest.mark.parametrize("steps", [1, 4, 10, 37, 50, 999])
-def test_every_step_is_diffusers_own(sampler, steps, eta):
-    """Mean, std and sample within 1e-6. Of 999 steps, every 37th and the last."""
-    model, scheduler = sampler
-    scheduler.set_timesteps(steps)
-    schedule = model.schedule(steps)
-    assert torch.equal(schedule.timesteps, scheduler.timesteps)
-    assert len(schedule) == steps
-    # Trailing from t = 999, more than 666 steps end with one that stands still, at t = 0.
-    still = steps == 999 and scheduler.config.timestep_spacing == "trailing"
-    assert schedule.stochastic == steps - still
-    generator = torch.Generator().manual_seed(steps)
-    for k in sorted({*range(0, steps, 37 if steps > 50 else 1), steps - 1}):
-        t, a_t, a_prev = schedule.timesteps[k], schedule.alphas[k], schedule.next_alphas[k]
-        x, predicted, z = torch.randn(3, 2, 16, 8, 8, generator=generator)
-        noise_pred = predicted
-        if scheduler.config.prediction_type == "v_prediction":
-            noise_pred = velocity_to_noise(x, predicted, a_t)
-        mean, std = ddim_step(x, noise_pred, a_t, a_prev, eta)
-
-        def theirs(x, predicted, z, t=t):
-            return scheduler.step(predicted, t, x, eta=eta, variance_noise=z).prev_sample
-
-        zero, one = torch.zeros_like(x), torch.ones_like(x)
-        assert (mean - theirs(x, predicted, zero)).abs().max() <= 1e-6
-        assert (mean + std * z - theirs(x, predicted, z)).abs().max() <= 1e-6
-        assert (std - theirs(zero, zero, one)).abs().max() <= 1e-6
-        assert (std > 0) == (k < schedule.stochastic)
-
-
-def test_a_trajectory_is_diffusers_own_as_long_as_the_models_times(sampler):
-    model, scheduler = sampler
-    if scheduler.config.timestep_spacing == "leading":  # its offset leads beyond the last time
-        with pytest.raises(UserError, match="1000 times do not hold 1000 steps"):
-            model.schedule(1000)
-        scheduler.set_timesteps(1000)
-        assert scheduler.timesteps.max() == 1000 == len(scheduler.alphas_cumprod)
-    else:
-        schedule = model.schedule(1000)
-        assert schedule.timesteps.tolist() == list(range(999, -1, -1))
-        assert torch.equal(schedule.alphas[1:], schedule.next_alphas[:-1])
-        assert schedule.stochastic == 999
-    with pytest.raises(UserError, match="1000 times do not hold 1001 steps"):
-        model.schedule(1001)
-
-
-@pytest.mark.parametrize("steps", [1, 4, 50])
-def test_a_final_alpha_of_one_makes_the_last_step_alone_deterministic(folder, steps):
-    model = load_model(str(folder))
-    scheduler = DDIMScheduler.from_config(model.pipe.scheduler.config, set_alpha_to_one=True)
-    model.pipe.scheduler = scheduler
-    schedule = model.schedule(steps)
-    assert (len(schedule), schedule.stochastic) == (steps, steps - 1)
-    assert schedule.next_alphas[-1] == 1
-    x, predicted, z = torch.randn(3, 2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    noise_pred = predicted
-    if scheduler.config.prediction_type == "v_prediction":
-        noise_pred = velocity_to_noise(x, predicted, schedule.alphas[-1])
-    mean, std = ddim_step(x, noise_pred, schedule.alphas[-1], schedule.next_alphas[-1], 1.0)
-    t = schedule.timesteps[-1]
-    expected = scheduler.step(predicted, t, x, eta=1.0, variance_noise=z).prev_sample
-    assert std == 0
-    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("steps", [1, 10])
-def test_a_last_step_that_stands_still_is_deterministic(folder, steps):
-    model = load_model(str(folder))
-    model.pipe.scheduler = DDIMScheduler.from_config(
-        model.pipe.scheduler.config, timestep_spacing="leading", steps_offset=0
-    )
-    schedule = model.schedule(steps)
-    assert schedule.timesteps[-1] == 0
-    assert schedule.alphas[-1] == schedule.next_alphas[-1] < 1
-    assert schedule.stochastic == steps - 1
-
-
 def test_guidance_one_skips_the_unconditional_pass(folder):
     model, calls = load_model(str(folder)), []
     model.pipe.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    x, t = torch.randn(3, *model.latent_shape), torch.tensor([999, 500, 100])
-    embeds = model.encode_prompts(["a fox", "a bee", "an ant"])
+    x, t = torch.randn(3, *model.latent_shape()), torch.tensor([999, 500, 100])
+    embeds = model.encode(["a fox", "a bee", "an ant"])
     with torch.no_grad():
-        plain = model.predict_noise(x, t, embeds, 1.0)
-        guided = model.predict_noise(x, t, embeds, 3.0)
-        nothing = model.predict_noise(x, t, model.encode_prompts([""] * 3), 1.0)
+        plain = model.predict(x, t, embeds, 1.0)
+        guided = model.predict(x, t, embeds, 3.0)
+        nothing = model.predict(x, t, model.encode([""] * 3), 1.0)
     assert calls == [3, 6, 3]
     torch.testing.assert_close(guided, nothing + 3.0 * (plain - nothing), rtol=1e-4, atol=1e-4)
 
 
 def test_a_fresh_adapter_changes_nothing_and_trains_only_itself(folder):
     model = load_model(str(folder))
-    x, t = torch.randn(1, *model.latent_shape), torch.tensor([500])
-    embeds = model.encode_prompts(["a fox"])
+    x, t = torch.randn(1, *model.latent_shape()), torch.tensor([500])
+    embeds = model.encode(["a fox"])
     with torch.no_grad():
-        before = model.predict_noise(x, t, embeds, 2.0)
+        before = model.predict(x, t, embeds, 2.0)
         model.add_adapter(4, 8, ("to_q", "to_v"), seed=0)
-        after = model.predict_noise(x, t, embeds, 2.0)
+        after = model.predict(x, t, embeds, 2.0)
     torch.testing.assert_close(before, after, rtol=0, atol=0)
     names = {n for n, p in model.pipe.unet.named_parameters() if p.requires_grad}
     assert names
@@ -138,16 +54,16 @@ def test_the_saved_adapter_loads_in_plain_diffusers(folder, tmp_path):
     with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as stored:
         header = json.loads(stored.metadata()["lora_adapter_metadata"])
     assert header["unet.target_modules"] == ["to_k", "to_out.0", "to_q", "to_v"]  # not as hashed
-    x, t = torch.randn(2, *model.latent_shape), torch.tensor([800, 20])
-    embeds = model.encode_prompts(["a fox", "a bee"])
+    x, t = torch.randn(2, *model.latent_shape()), torch.tensor([800, 20])
+    embeds = model.encode(["a fox", "a bee"])
     plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     with torch.no_grad():
-        base = plain.unet(x, t, embeds.tokens).sample
+        base = plain.unet(x, t, embeds.prompt.tokens).sample
         plain.load_lora_weights(tmp_path)
-        theirs = plain.unet(x, t, embeds.tokens).sample
-        ours = model.pipe.unet(x, t, embeds.tokens).sample
+        theirs = plain.unet(x, t, embeds.prompt.tokens).sample
+        ours = model.pipe.unet(x, t, embeds.prompt.tokens).sample
         with model.reference():
-            off = model.pipe.unet(x, t, embeds.tokens).sample
+            off = model.pipe.unet(x, t, embeds.prompt.tokens).sample
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(off, base, rtol=1e-5, atol=1e-5)
     assert (ours - base).abs().max() > 0.01
@@ -185,6 +101,27 @@ def test_a_folder_of_pickles_is_refused_and_told_how_to_convert(folder, tmp_path
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("parts", [("unet", "vae", "text_encoder"), ("unet",)])
+def test_parts_that_come_in_half_precision_alone_are_read(folder, tmp_path, parts):
+    whole = load_model(str(folder)).pipe
+    shutil.copytree(folder, tmp_path / "half")
+    for part in parts:
+        (file,) = (tmp_path / "half" / part).glob("*.safetensors")
+        getattr(copy.deepcopy(whole), part).half().save_pretrained(file.parent, variant="fp16")
+        file.unlink()
+    model = load_model(str(tmp_path / "half"))
+    for part in ("unet", "vae", "text_encoder"):
+        wanted, state = (getattr(p, part).state_dict() for p in (whole, model.pipe))
+        for name, tensor in wanted.items():
+            stored = tensor.half().float() if part in parts else tensor
+            assert torch.equal(state[name], stored), name
+    model.unfreeze()
+    with model.reference():  # which reads the UNet again
+        base = model.network
+        assert base is not whole.unet
+        assert torch.equal(base.conv_in.weight, whole.unet.conv_in.weight.half().float())
+
+
 @pytest.mark.parametrize(("dtype", "off"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
 def test_half_precision_is_the_networks_alone(folder, dtype, off):
     full, half = load_model(str(folder)), load_model(str(folder), dtype=dtype)
@@ -193,11 +130,11 @@ def test_half_precision_is_the_networks_alone(folder, dtype, off):
     assert {p.dtype for p in half.trainable_parameters()} == {torch.float32}
     frozen = {p.dtype for p in half.network.parameters() if not p.requires_grad}
     assert frozen == {dtype}
-    x, t = torch.randn(2, *full.latent_shape), torch.tensor([800, 20])
-    embeds = half.encode_prompts(["a fox", "a bee"])
-    assert embeds.tokens.dtype == torch.float32
+    x, t = torch.randn(2, *full.latent_shape()), torch.tensor([800, 20])
+    embeds = half.encode(["a fox", "a bee"])
+    assert embeds.prompt.tokens.dtype == torch.float32
     with torch.no_grad():
-        ours, theirs = (m.predict_noise(x, t, embeds, 2.0).float() for m in (half, full))
+        ours, theirs = (m.predict(x, t, embeds, 2.0).float() for m in (half, full))
     assert 0 < (ours - theirs).abs().max() < off * theirs.abs().max()
     images = half.decode(x)
     assert images.dtype == torch.float32
@@ -205,9 +142,9 @@ def test_half_precision_is_the_networks_alone(folder, dtype, off):
 
 
 def gradient_of(model, folder) -> list[torch.Tensor]:
-    x, t = torch.randn(2, *model.latent_shape), torch.tensor([800, 20])
-    embeds = model.encode_prompts(["a fox", "a bee"])
-    noise = model.predict_noise(x, t, embeds, 2.0)
+    x, t = torch.randn(2, *model.latent_shape()), torch.tensor([800, 20])
+    embeds = model.encode(["a fox", "a bee"])
+    noise = model.predict(x, t, embeds, 2.0)
     return list(torch.autograd.grad(noise.square().mean(), model.trainable_parameters()))
 
 
@@ -233,10 +170,10 @@ def test_gradient_checkpointing_changes_no_gradient(folder):
 
 def predict(model, rows, guidance_scale=3.0, times=(999, 500, 100)):
     """Of the first rows of a fixed batch."""
-    x = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    embeds = model.encode_prompts(["a fox", "a bee", "an ant"])
+    x = torch.randn(3, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    embeds = model.encode(["a fox", "a bee", "an ant"])
     with torch.no_grad():
-        return model.predict_noise(x[rows], torch.tensor(times)[rows], embeds[rows], guidance_scale)
+        return model.predict(x[rows], torch.tensor(times)[rows], embeds[rows], guidance_scale)
 
 
 def test_features_are_the_middle_of_the_network_under_the_prompt(folder):
@@ -259,10 +196,10 @@ def test_features_are_the_middle_of_the_network_under_the_prompt(folder):
 
 def test_features_are_pooled_to_as_many_numbers_at_any_size(folder):
     model = load_model(str(folder))
-    embeds, t = model.encode_prompts(["a fox"]), torch.tensor([500])
+    embeds, t = model.encode(["a fox"]), torch.tensor([500])
     with torch.no_grad(), model.capture_features() as seen:
         for height, width in [(8, 8), (16, 32), (4, 4)]:
-            model.predict_noise(torch.randn(1, 16, height, width), t, embeds, 2.0)
+            model.predict(torch.randn(1, 16, height, width), t, embeds, 2.0)
     assert [features.shape for features in seen] == [(1, 16 * 64)] * 3
 
 

@@ -41,9 +41,9 @@ def train_a_little(model, seed=0):
 
 @torch.no_grad()
 def predict(model):
-    x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    embeds = model.encode_prompts(["a fox", "a bee"])
-    return model.predict_noise(x, torch.tensor([800, 20]), embeds, 2.0)
+    x = torch.randn(2, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    embeds = model.encode(["a fox", "a bee"])
+    return model.predict(x, torch.tensor([800, 20]), embeds, 2.0)
 
 
 def test_unfreezing_changes_nothing_and_trains_every_weight(folder):
@@ -127,9 +127,9 @@ def test_gradient_checkpointing_changes_no_gradient(folder):
     gradients = []
     for checkpointed in (False, True):
         model = unfrozen(folder, gradient_checkpointing=checkpointed)
-        x = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-        embeds = model.encode_prompts(["a fox", "a bee"])
-        noise = model.predict_noise(x, torch.tensor([800, 20]), embeds, 2.0)
+        x = torch.randn(2, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+        embeds = model.encode(["a fox", "a bee"])
+        noise = model.predict(x, torch.tensor([800, 20]), embeds, 2.0)
         gradients.append(torch.autograd.grad(noise.square().mean(), model.trainable_parameters()))
     for one, two in zip(*gradients, strict=True):
         assert one.abs().max() > 0  # every weight has a say

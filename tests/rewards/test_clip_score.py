@@ -106,6 +106,17 @@ def test_shards_and_old_position_ids_are_read(golden, link):
     assert all(tensor.dtype == torch.float32 for tensor in whole.values())
 
 
+def test_half_precision_is_read_where_there_is_no_other_and_no_pickle(golden, link):
+    copy = link(golden / "clip", without=("model.safetensors",))
+    state = load_file(golden / "clip" / "model.safetensors")
+    torch.save(state, copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"^reward: .*pytorch_model.bin is a pickle.*convert"):
+        load_clip(copy, "cpu")
+    save_file({k: t.half() for k, t in state.items()}, copy / "model.fp16.safetensors")
+    halved = load_clip(copy, "cpu").state_dict()
+    assert all(torch.equal(halved[k], t.half().float()) for k, t in state.items() if k in halved)
+
+
 @pytest.mark.parametrize("content", (None, b'{"model_type": "bert"}', b"{", b"\xff"))
 def test_another_folder_is_refused_in_one_line(tmp_path, content):
     if content:

@@ -22,7 +22,10 @@ LOAD = {
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """A score near 22 has steps of 2e-6 in float32: how threads share a sum moves it by six."""
+    """A score near 22 has steps of 2e-6 in float32: how threads share a sum moves it by six.
+
+    What an older processor lacks of vector instructions moves it by as much again.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +42,7 @@ def test_scores_are_the_references(name, golden, golden_images, expected):
     reward, prompts = LOAD[name](golden), iter(expected["prompts"])
     scores = torch.cat([reward(part, [next(prompts), next(prompts)]) for part in golden_images])
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, torch.tensor(expected[name]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores, torch.tensor(expected[name]), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", LOAD)

@@ -46,7 +46,7 @@ def test_the_model_sees_what_is_told(model):
     one, two = FULL + "in a forest", FULL + "in the desert"
     seen = model.see([one, two, "a fox"])
     assert [(len(each.tokens), each.lost) for each in seen] == [(24, 3), (24, 3), (4, 0)]
-    tokens = model.encode_prompts([one, two, FULL, "a fox"]).tokens
+    tokens = model.encode([one, two, FULL, "a fox"]).prompt.tokens
     assert torch.equal(tokens[0], tokens[1])
     assert torch.equal(tokens[0], tokens[2])
     assert not torch.equal(tokens[0], tokens[3])

@@ -74,6 +74,7 @@ def test_advantages_by_hand():
 HEALTHY = {
     "update": 1,
     "prompt_signal": [0.5] * 10,
+    "first_clip_fraction": 0.05,
     "unique_rewards": 8,
     "intrinsic_clipped": 0.0,
     "intrinsic_mean": 0.6,
@@ -159,3 +160,9 @@ def test_the_warning_of_a_small_sigma_says_what_to_set():
 
 def test_a_kept_mean_above_the_pools_is_no_fault():
     assert warnings(epochs(kept_mean_shift=0.8)) == {}
+
+
+def test_a_first_update_that_is_clipped_is_told():
+    told = warnings(epochs(1, first_clip_fraction=0.06))["first_clip_fraction"]
+    assert told.startswith("6% of the first update is clipped")
+    assert "optimizer.old_log_probs=replay" in told

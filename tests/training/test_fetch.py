@@ -4,19 +4,23 @@ import http.server
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from drift.cli import main
 from drift.files.checksums import checksum
 from drift.files.hub import SHIPPED
 from drift.recipes import load_recipe
 from drift.rewards import load_reward
+from drift.training import needs
 from drift.training.fetch import fetch
 from drift.training.loop import train
 from tests.hub_server import COMMIT, HubServer
+from tests.models.loras import write_diffusers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rewards"
 
@@ -121,7 +125,7 @@ def mine(hub):
     return root / "me"
 
 
-def test_what_is_fetched_from_a_hub_trains_without_it(mine, offline, tmp_path):
+def test_what_is_fetched_from_a_hub_trains_without_it(mine, offline, tmp_path, monkeypatch):
     told: list[str] = []
     config = load_recipe("smoke", [*MINE, f"output={tmp_path / 'run'}"])
     assert fetch(config, say=told.append) == 0
@@ -132,12 +136,17 @@ def test_what_is_fetched_from_a_hub_trains_without_it(mine, offline, tmp_path):
 
     offline()
     shutil.rmtree(mine)
+    read: set[Path] = set()
+    monkeypatch.setattr(needs, "checksum", lambda file, _: read.add(file) or checksum(file))
     written = json.loads((train(config, progress=False) / "environment.json").read_text())
     (model,), (reward,) = (written["weights"][r] for r in ("model", "reward pickscore:me/reward"))
     assert model["path"] == str(snapshot)
     unet = "unet/diffusion_pytorch_model.safetensors"
     assert (snapshot / unet).is_symlink()
     assert model["sha256"][unet] == checksum(SHIPPED / "model" / unet)
+    assert model["revision"] == reward["revision"] == COMMIT
+    large = {path.resolve() for path in snapshot.rglob("*.safetensors")}
+    assert large and not large & read  # the hub's own names tell their checksums
     shipped = SHIPPED / "pickscore-tiny"
     assert reward["sha256"] == {f.name: checksum(f) for f in sorted(shipped.iterdir())}
     train(config, resume=True, progress=False)
@@ -157,6 +166,29 @@ def test_a_second_time_only_what_is_missing_is_asked_for(hub, mine, tmp_path):
     assert [" missing  " in line for line in told[:3]] == [True, False, False]
     files = [path for path in handler.asked if "/resolve/" in path and "model_index" not in path]
     assert {path.rpartition(COMMIT + "/")[2] for path in files} == {file}
+
+
+def test_half_precision_comes_where_there_is_no_other_and_a_lora(mine, offline, tmp_path):
+    """Of the UNet and the autoencoder alone; its autoencoder judges as well."""
+    write_diffusers(mine / "model", mine / "style")
+    for part in ("unet", "vae"):
+        file = mine / "model" / part / "diffusion_pytorch_model.safetensors"
+        state = {k: t.half() for k, t in load_file(file).items()}
+        save_file(state, file.with_suffix(".fp16.safetensors"), {"format": "pt"})
+        file.unlink()
+    config = load_recipe(
+        "smoke", [*MINE, f"output={tmp_path / 'run'}", "encoder=vae", "model.adapter=me/style"]
+    )
+    config = replace(config, evaluation=replace(config.evaluation, encoders=("vae",)))
+    assert fetch(config, say=lambda _: None) == 0
+    offline()
+    shutil.rmtree(mine)
+    run = train(config, progress=False)
+    written = json.loads((run / "environment.json").read_text())["weights"]
+    assert list(written["adapter"][0]["sha256"]) == ["pytorch_lora_weights.safetensors"]
+    assert written["adapter"][0]["revision"] == COMMIT
+    for role, part in {"model": "unet", "encoder vae": "vae"}.items():
+        assert f"{part}/diffusion_pytorch_model.fp16.safetensors" in written[role][0]["sha256"]
 
 
 def test_what_is_not_on_the_hub_does_not_stop_the_rest(mine, capsys):

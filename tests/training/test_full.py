@@ -132,7 +132,7 @@ def test_a_run_draws_what_plain_diffusers_draws(run, tiny_model, tmp_path):
     *paths, _ = generate(run, ["a fox"], seeds=SEEDS, out=tmp_path, **settings)
     ours = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
     unet = UNet2DConditionModel.from_pretrained(run / "checkpoints/step-000002")
-    theirs = plain_diffusers(tiny_model, "a fox", **settings, unet=unet)
+    theirs = plain_diffusers(tiny_model, "a fox", **settings, parts={"unet": unet})
     assert np.abs(ours - np.stack(theirs)).max() <= 1
     base = plain_diffusers(tiny_model, "a fox", **settings)
     assert np.abs(ours - np.stack(base)).max() > 5

@@ -20,6 +20,7 @@ from drift.training.loop import train
 from drift.training.policy import load_policy
 from drift.training.rollout import rollout
 from drift.training.tracking import LIVE, read_metrics
+from drift.types import StepPlan
 
 SMALL = [
     "method=grpo",
@@ -89,9 +90,8 @@ def test_a_look_is_the_evaluations_sampling_of_the_present_weights(config, monke
             model,
             opened.settings["prompts"],
             [[2_000_000, 2_000_001, 2_000_002]] * 2,
-            steps=2,
+            StepPlan.untrained(2, steps=2, noise_level=1.0),
             guidance_scale=2.0,
-            eta=1.0,
             batch_size=3,
             conditioning=CleanPrompt(),
         )

@@ -1,16 +1,19 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
+from drift.files.checksums import checksum
 from drift.functional.shaping import intra_group_diversity
+from drift.methods.parts import DiversityShaping
 from drift.recipes import load_recipe, read_prompts
 from drift.training.loop import draw_prompts, train
 from drift.training.policy import load_policy, make_trainable
@@ -177,12 +180,12 @@ def test_a_resumed_run_remembers_what_its_method_had_seen(config, tmp_path):
     assert timeless(whole) == timeless(parts)
     for epoch, rewards in [(1, 2), (2, 4), (3, 6)]:  # two a prompt and epoch
         state = f"checkpoints/step-{epoch:06d}/state.json"
-        remembered = json.loads((parts / state).read_text())["method"]
+        remembered = json.loads((parts / state).read_text())["slots"]["advantage"]
         assert {prompt: len(row) for prompt, row in remembered.items()} == {
             "a fox": rewards,
             "a bee": rewards,
         }
-        assert remembered == json.loads((whole / state).read_text())["method"]
+        assert remembered == json.loads((whole / state).read_text())["slots"]["advantage"]
 
 
 OWN = ["encoder=policy", "method.shaping.upper=1.5", *THREE[1:]]
@@ -414,3 +417,107 @@ def test_a_run_in_half_precision_trains_and_resumes_bit_for_bit(config, dtype):
     assert any(not line["skipped"] for line in timeless(whole))
     scaler = json.loads((whole / "checkpoints/step-000002/state.json").read_text())["scaler"]
     assert bool(scaler) == (dtype == "float16")
+
+
+# --- pictures of another size, and a negative prompt ---
+
+OTHERWISE = ["sampling.height=48", "sampling.width=96", "sampling.negative_prompt=a bee"]
+
+
+def test_another_size_and_a_negative_prompt_are_the_same_in_the_replay(config, capsys):
+    run = train(config("drift", "run", *OTHERWISE), progress=False)
+    assert all(line["max_ratio_error"] < 1e-6 for line in read_metrics(run) if line["update"] == 1)
+    plain = train(config("drift", "plain", *OTHERWISE[:2]), progress=False)
+    rewards = [read_metrics(one)[0]["reward_mean"] for one in (run, plain)]
+    assert rewards[0] != rewards[1]  # the negative prompt is seen
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (["sampling.height=50", "sampling.width=96"], "height: 50 is refused: a multiple of 8"),
+        (["sampling.height=48"], r"height \(48\) and width \(0\): set both, or none"),
+    ],
+)
+def test_a_size_that_is_none_is_refused(config, sizes, message):
+    with pytest.raises(UserError, match=message):
+        config("grpo", "run", *sizes)
+
+
+# --- what the steps of a trajectory are ---
+
+
+def test_a_model_that_starts_without_any_signal_trains(config, tiny_model, tmp_path):
+    folder = tmp_path / "zero-snr"
+    shutil.copytree(tiny_model, folder)
+    DDIMScheduler.from_pretrained(
+        folder, subfolder="scheduler", rescale_betas_zero_snr=True
+    ).save_pretrained(folder / "scheduler")
+    run = train(config("drift", "run", f"model.name={folder}"), progress=False)
+    lines = read_metrics(run)
+    assert lines[0]["max_ratio_error"] < 1e-6
+    assert all(line["grad_norm"] > 0 for line in lines)
+    schedule = load_policy(config("drift", "run", f"model.name={folder}")).schedule(3)
+    assert schedule.alphas[0] == 0
+
+
+def test_steps_outside_the_window_may_be_taken_without_noise(config):
+    window = ["method.timesteps.kind=window", "method.timesteps.size=1"]
+    asked = config("grpo", "run", *window, "method.timesteps.ode_elsewhere=true")
+    model = load_policy(asked)
+    pool = sample_pool(model, ["a fox", "a bee"], pool_seeds(asked, 1), asked)
+    assert pool.plan.train.tolist() == [[True, False, False]] * 2
+    assert pool.plan.noise_level.tolist() == [[1, 0, 0]] * 2
+    assert (pool.log_probs[:, :, 0] != 0).all()
+    assert (pool.log_probs[:, :, 1:] == 0).all()
+    schedule = model.schedule(3)
+    with torch.no_grad():  # the second step is DDIM's deterministic one
+        x, t = pool.latents[0, :, 1], schedule.timesteps[1].expand(4)
+        predicted = model.predict(x, t, pool.conditioned[[0] * 4], asked.sampling.guidance_scale)
+    mean, _ = schedule.step(x, predicted, 1, 0.0)
+    torch.testing.assert_close(pool.latents[0, :, 2], mean, rtol=1e-4, atol=1e-4)
+    lines = read_metrics(train(asked, progress=False))
+    assert lines[0]["max_ratio_error"] < 1e-6
+    assert lines[0]["log_prob_gap"][1:] == [None, None]
+
+
+@dataclass(frozen=True)
+class Growing(DiversityShaping):
+    """Its weight is the number of epochs it has seen, other for every sample."""
+
+    def __call__(self, group, state):
+        shaped, _ = super().__call__(group, state)
+        seen = state.get("seen", 0) + 1
+        return replace(shaped, weight=torch.full_like(group.rewards, seen)), {"seen": seen}
+
+
+def test_shaping_may_change_from_epoch_to_epoch_and_resumes_bit_for_bit(config):
+    def grown(name, *overrides):
+        built = config("drift", name, *wide, *overrides)
+        return replace(built, method=replace(built.method, shaping=Growing(upper=4.0)))
+
+    wide = ["epochs=3", "sampling.group_size=4", "method.shaping.upper=4"]
+
+    whole = train(grown("whole"), progress=False)
+    train(grown("parts", "epochs=1"), progress=False)
+    parts = train(grown("parts"), resume=True, progress=False)
+    assert_equal_weights(whole, parts, epoch=3)
+    state = json.loads((parts / "checkpoints/step-000003/state.json").read_text())
+    assert state["slots"]["shaping"] == {"seen": 3}
+    fixed = train(config("drift", "fixed", *wide, "method.shaping.weight=1"), progress=False)
+    rows = [[line["grad_norm"] for line in read_metrics(run)] for run in (whole, fixed)]
+    assert rows[0][:2] == pytest.approx(rows[1][:2], rel=1e-5)  # in epoch 1 it is 1
+    assert rows[0][2] != pytest.approx(rows[1][2], rel=1e-3)
+
+
+def test_a_checkpoint_from_before_slots_had_states_resumes(config):
+    run = train(config("ddpo-buffered", "run", "epochs=1"), progress=False)
+    path = run / "checkpoints/step-000001/state.json"
+    state = json.loads(path.read_text())
+    state["method"] = state.pop("slots")["advantage"]
+    path.write_text(json.dumps(state))
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["files"]["state.json"] = checksum(path)
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    straight = train(config("ddpo-buffered", "straight"), progress=False)
+    assert_equal_weights(straight, train(config("ddpo-buffered"), resume=True, progress=False))

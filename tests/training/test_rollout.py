@@ -3,10 +3,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from drift.errors import UserError
-from drift.functional.dynamics import ddim_step
 from drift.methods.parts import CleanPrompt, NoisedPrompt
 from drift.models import load_model
-from drift.training.rollout import decode, late_features, rollout
+from drift.training.rollout import decode, draw_by, late_features
 
 CLEAN = CleanPrompt()
 SETTINGS = {"steps": 4, "guidance_scale": 2.0, "eta": 1.0}
@@ -19,10 +18,9 @@ def model(tiny_model):
 
 def draw(model, seeds, batch_size=8, conditioning=CLEAN, **changes):
     prompts = ["a fox", "a bee"][: len(seeds)]
-    settings = SETTINGS | changes
-    return rollout(
-        model, prompts, seeds, batch_size=batch_size, conditioning=conditioning, **settings
-    )
+    sampler = SETTINGS | {k: changes.pop(k) for k in SETTINGS.keys() & changes.keys()}
+    others = {"batch_size": batch_size, "conditioning": conditioning}
+    return draw_by(model, prompts, seeds, sampler, **others, **changes)
 
 
 def test_shapes_and_range(model):
@@ -66,31 +64,31 @@ def test_eta_zero_is_deterministic_and_has_no_log_probability(model):
 def test_a_last_step_to_the_clean_image_is_deterministic_and_has_no_log_probability(tiny_model):
     model = load_model(str(tiny_model))
     schedule = model.schedule(4)
-    assert schedule.stochastic == 4  # the final alpha of Stable Diffusion is below 1
+    assert schedule.noisy(1.0).all()  # the final alpha of Stable Diffusion is below 1
     model.pipe.scheduler = DDIMScheduler.from_config(
         model.pipe.scheduler.config, set_alpha_to_one=True
     )
     schedule = model.schedule(4)
-    assert schedule.stochastic == 3
+    assert schedule.noisy(1.0).tolist() == [True, True, True, False]
     assert schedule.next_alphas[-1] == 1
     out = draw(model, [[1, 2]])
     assert (out.log_probs[:, :, 3] == 0).all()
     assert (out.log_probs[:, :, :3] != 0).all()
-    x, embeds = out.latents[0, :, 3], out.prompt_embeds[[0, 0]]
+    x, embeds = out.latents[0, :, 3], out.conditioned[[0, 0]]
     with torch.no_grad():
-        noise_pred = model.predict_noise(x, schedule.timesteps[3:].expand(2), embeds, 2.0)
-    mean, std = ddim_step(x, noise_pred, schedule.alphas[3], schedule.next_alphas[3], eta=1.0)
+        noise_pred = model.predict(x, schedule.timesteps[3:].expand(2), embeds, 2.0)
+    mean, std = schedule.step(x, noise_pred, 3, 1.0)
     assert std == 0
     torch.testing.assert_close(out.latents[0, :, 4], mean, rtol=1e-5, atol=1e-5)
 
 
 def test_features_are_the_mean_over_the_last_quarter_of_the_steps(model):
     out = draw(model, [[1, 2]], steps=8, features=True)
-    x, embeds = out.latents[0], out.prompt_embeds[[0, 0]]
+    x, embeds = out.latents[0], out.conditioned[[0, 0]]
     times = model.schedule(8).timesteps
     with torch.no_grad(), model.capture_features() as seen:
         for k in range(8):
-            model.predict_noise(x[:, k], times[k].expand(2), embeds, 2.0)
+            model.predict(x[:, k], times[k].expand(2), embeds, 2.0)
     assert out.features.shape == (1, 2, 16 * 64)
     assert out.features.dtype == torch.float32
     torch.testing.assert_close(out.features[0], (seen[6] + seen[7]) / 2)
@@ -148,7 +146,7 @@ class Card:
 
 
 def test_decoding_a_few_at_a_time_gives_the_same_images(model):
-    x = torch.randn(5, *model.latent_shape)
+    x = torch.randn(5, *model.latent_shape())
     torch.testing.assert_close(decode(model, x, 5), decode(model, x, 2), rtol=0, atol=1e-5)
 
 

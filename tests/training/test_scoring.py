@@ -8,7 +8,7 @@ from drift.config import WorkerConfig
 from drift.errors import UserError
 from drift.recipes import load_recipe
 from drift.training.scoring import embed, features_of, open_rewards, prompt_fields, score
-from drift.types import Rollout, TextEmbeds
+from drift.types import Conditioned, Rollout, StepPlan, TextEmbeds
 
 PROMPTS = ["a fox", "a cat"]
 
@@ -157,8 +157,9 @@ def test_the_policys_own_features_need_no_encoder():
 
     own = torch.rand(2, 3, 5)
     steps, latents = torch.zeros(2, 3, 1), torch.zeros(2, 3, 2, 1, 1, 1)
-    seeds, embeds = torch.zeros(2, 3, dtype=torch.long), TextEmbeds(torch.zeros(2, 1, 1))
-    kept = Rollout(PROMPTS, embeds, seeds, steps, latents, images(), own)
+    seeds, text = torch.zeros(2, 3, dtype=torch.long), TextEmbeds(torch.zeros(2, 1, 1))
+    told, plan = Conditioned(text, text), StepPlan.untrained(2, 1, 1.0)
+    kept = Rollout(PROMPTS, told, plan, seeds, steps, latents, images(), own)
     assert torch.equal(features_of(never, kept), own)
     without = replace(kept, features=None)
     seen = features_of(lambda x: x.flatten(1), without)

@@ -133,4 +133,4 @@ def test_a_run_of_the_whole_unet(sd_models, bases, tmp_path, name):
     run = smoke(sd_models[name], tmp_path / "run", *LESS, *own)
     assert_sound(run, updates=1)
     unet = UNet2DConditionModel.from_pretrained(run / "checkpoints/step-000001")
-    assert_drawn_alike(run, sd_models[name], bases[name], tmp_path / "out", unet=unet)
+    assert_drawn_alike(run, sd_models[name], bases[name], tmp_path / "out", parts={"unet": unet})

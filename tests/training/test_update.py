@@ -16,8 +16,8 @@ from drift.methods.parts import (
 )
 from drift.models import load_model
 from drift.recipes import load_recipe
-from drift.training.rollout import rollout
-from drift.training.update import MOST_SKIPPED, Learner, update_policy
+from drift.training.rollout import plan_steps, sample_pool
+from drift.training.update import MOST_SKIPPED, Learner, Signal, update_policy
 
 PROMPTS = ["a fox", "a bee"]
 SMALL = [
@@ -56,16 +56,15 @@ def learner(optimizer, config):
 
 def kept_rollout(model, config):
     seeds = [[10 * p + g for g in range(4)] for p in range(2)]
-    return rollout(
-        model,
-        PROMPTS,
-        seeds,
-        steps=config.sampling.steps,
-        guidance_scale=config.sampling.guidance_scale,
-        eta=config.sampling.eta,
-        batch_size=8,
-        conditioning=config.method.conditioning,
-    )
+    sampling = replace(config.sampling, batch_size=8)
+    return sample_pool(model, PROMPTS, seeds, replace(config, sampling=sampling))
+
+
+def learn(model, taught, kept, advantages, config, epoch=1):
+    """An update on the steps that the config's plan has for the epoch."""
+    plan = plan_steps(model.schedule(config.sampling.steps), config, len(PROMPTS), epoch)
+    signal = Signal(advantages, config.method.regulariser.weight)
+    return update_policy(model, taught, replace(kept, plan=plan), signal, config, epoch)
 
 
 ADVANTAGES = group_advantages(torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 1.0, 5.0]]))
@@ -75,7 +74,7 @@ def run(model, config, kept=None):
     kept = kept or kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.trainable_parameters()]
-    stats = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
+    stats = learn(model, learner(optimizer, config), kept, ADVANTAGES, config)
     moved = [b - p.detach() for b, p in zip(before, model.trainable_parameters(), strict=True)]
     return stats, moved
 
@@ -110,13 +109,12 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(model, tiny_model, micr
 
 def test_an_update_raises_the_probability_of_what_was_better(model):
     config = settings(updates_per_epoch=1)
-    config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e-3))
     kept = kept_rollout(model, config)
-    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1e-3)
-    update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
-    stats = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
+    optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.1)
+    learn(model, learner(optimizer, config), kept, ADVANTAGES, config)
+    stats = learn(model, learner(optimizer, config), kept, ADVANTAGES, config)
     # loss = -mean(A * ratio): 0 where every ratio is 1, below 0 once the better became likelier
-    assert stats[0].loss < 0
+    assert stats[0].loss < -1e-7
 
 
 def test_the_reference_kl_counts_and_pulls_back(model):
@@ -124,7 +122,7 @@ def test_the_reference_kl_counts_and_pulls_back(model):
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     nothing = torch.zeros_like(ADVANTAGES)
-    stats = update_policy(model, learner(optimizer, config), kept, nothing, config, epoch=1)
+    stats = learn(model, learner(optimizer, config), kept, nothing, config)
     assert stats[0].reference_kl > 0
     assert stats[0].grad_norm > 0  # advantages are 0: the gradient is the KL's alone
 
@@ -156,9 +154,7 @@ def test_a_steps_weight_multiplies_its_gradient(model, step):
     kept = kept_rollout(model, plain)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     norms = [
-        update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, step + 1)[
-            0
-        ].grad_norm
+        learn(model, learner(optimizer, config), kept, ADVANTAGES, config, step + 1)[0].grad_norm
         for config in (plain, balanced)
     ]
     weight = BalancedWeights()(model.schedule(4), plain.sampling.eta)[step].item()
@@ -171,7 +167,7 @@ def test_the_window_slides_from_epoch_to_epoch(model):
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
     for epoch, trained in [(1, 0), (2, 1), (4, 3), (5, 0)]:
-        (stats,) = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
+        (stats,) = learn(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
         assert [k for k, gap in enumerate(stats.log_prob_gap) if gap is not None] == [trained]
 
 
@@ -193,7 +189,7 @@ def test_a_random_subset_of_steps_is_the_same_for_a_whole_group(model):
     chosen = []  # for each of three epochs, the two steps of each prompt
     for epoch in (1, 2, 3):
         seen.clear()
-        update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
+        learn(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch)
         assert len(set(seen)) == len(seen) == 2 * 4 * 2  # each pair once
         steps = {(p, g): {k for q, h, k in seen if (q, h) == (p, g)} for p, g, _ in seen}
         for p in range(2):
@@ -211,9 +207,7 @@ def test_all_of_the_steps_at_random_is_all_of_the_steps(model):
     gradients = []
     for config in (plain, everything):
         optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
-        (stats,) = update_policy(
-            model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1
-        )
+        (stats,) = learn(model, learner(optimizer, config), kept, ADVANTAGES, config, epoch=1)
         gradients.append(stats.grad_norm)
     assert gradients[0] == gradients[1] > 0
 
@@ -261,13 +255,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_leaves_every_bit(model, sc
     before = state_of(model, taught)
     advantages = ADVANTAGES.clone()
     advantages[:, :] = torch.nan
-    stats = update_policy(model, taught, kept, advantages, config, epoch=1)
+    stats = learn(model, taught, kept, advantages, config)
     assert [s.skipped for s in stats] == [True, True]
     assert taught.skipped == 2
     assert all(torch.equal(a, b) for a, b in zip(before, state_of(model, taught), strict=True))
     if scaled:
         assert taught.scaler.get_scale() == 2.0  # halved twice
-    (fine, _) = update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)
+    (fine, _) = learn(model, taught, kept, ADVANTAGES, config)
     assert not fine.skipped
     assert taught.skipped == 0
     assert not all(torch.equal(a, b) for a, b in zip(before, state_of(model, taught), strict=True))
@@ -279,7 +273,7 @@ def test_too_many_skipped_in_a_row_stop_the_run(model):
     taught = adam(model, config)
     taught.skipped = MOST_SKIPPED - 2
     with pytest.raises(UserError, match="not finite 10 updates in a row"):
-        update_policy(model, taught, kept, ADVANTAGES * torch.nan, config, epoch=1)
+        learn(model, taught, kept, ADVANTAGES * torch.nan, config)
 
 
 def test_a_scaled_gradient_takes_the_same_step(model, tiny_model):
@@ -294,7 +288,7 @@ def test_a_scaled_gradient_takes_the_same_step(model, tiny_model):
         scaler = torch.amp.GradScaler("cpu", enabled=enabled)
         taught = replace(learner(torch.optim.SGD(model.trainable_parameters(), 1.0), config))
         taught.scaler = scaler
-        update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)
+        learn(model, taught, kept, ADVANTAGES, config)
         ends.append([p.detach().clone() for p in model.trainable_parameters()])
     for one, two in zip(*ends, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
@@ -304,7 +298,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(model):
     config = settings(updates_per_epoch=1, micro_batch_size=32, max_grad_norm=1e9)
     kept = kept_rollout(model, config)
     optimizer = torch.optim.SGD(model.trainable_parameters(), lr=0.0)
-    (whole,) = update_policy(model, learner(optimizer, config), kept, ADVANTAGES, config, 1)
+    (whole,) = learn(model, learner(optimizer, config), kept, ADVANTAGES, config, 1)
 
     def exhaust(module, args):  # as a card with room for 5 rows and their unconditional twins
         if len(args[0]) > 10:
@@ -312,7 +306,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(model):
 
     hook = model.network.register_forward_pre_hook(exhaust)
     taught = learner(optimizer, config)
-    (halved,) = update_policy(model, taught, kept, ADVANTAGES, config, 1)
+    (halved,) = learn(model, taught, kept, ADVANTAGES, config, 1)
     hook.remove()
     assert taught.micro_batch_size == 4
     assert halved.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
@@ -329,4 +323,27 @@ def test_not_even_one_row_fits(model):
     model.network.register_forward_pre_hook(exhaust)
     taught = learner(torch.optim.SGD(model.trainable_parameters(), lr=1.0), config)
     with pytest.raises(UserError, match=r"optimizer.micro_batch_size: not even one row fits"):
-        update_policy(model, taught, kept, ADVANTAGES, config, epoch=1)
+        learn(model, taught, kept, ADVANTAGES, config)
+
+
+def test_a_backward_pass_runs_the_hooks_by_which_gradients_are_shared(model):
+    """Those that DDP and FSDP set on parameters; once for each micro-batch."""
+    config = settings(updates_per_epoch=1, micro_batch_size=8)
+    kept, calls = kept_rollout(model, config), []
+    for parameter in model.trainable_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: calls.append(p))
+    run(model, config, kept)
+    assert len(calls) == len(model.trainable_parameters()) * 4  # 8 samples of 4 steps
+
+
+def test_replayed_log_probabilities_are_exact_in_the_first_update(model):
+    """Whatever the rollout's were rounded to."""
+    plain = settings(micro_batch_size=3)
+    kept = kept_rollout(model, plain)
+    kept.log_probs.add_(1e-2)
+    again = replace(plain, optimizer=replace(plain.optimizer, old_log_probs="replay"))
+    for config, exact in [(plain, False), (again, True)]:
+        optimizer = torch.optim.SGD(model.trainable_parameters(), lr=1.0)
+        first, second = learn(model, learner(optimizer, config), kept, ADVANTAGES, config)
+        assert (first.max_ratio_error == first.clip_fraction == 0) == exact
+        assert second.max_ratio_error > 0  # by then the policy has moved

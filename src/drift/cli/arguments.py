@@ -8,9 +8,35 @@ EVALUATION = {
     "prompts": (str, "FILE|LIST", "prompts, one a line, or the name of a shipped list"),
     "prompts_count": (int, "N", "only the first N of the prompts"),
     "images_per_prompt": (int, "N", "images of each prompt"),
+    "negative_prompt": (str, "TEXT", "what guidance leads away from"),
     "rewards": (str, "A,B", "rewards that judge"),
     "encoders": (str, "A,B", "encoders that judge diversity, one at least that was not rewarded"),
 }
+
+
+# The same of `drift generate`.
+SAMPLER = {
+    "steps": (int, "N", "denoising steps"),
+    "guidance_scale": (float, "W", "1 switches guidance off"),
+    "eta": (float, "ETA", "0 is deterministic DDIM, 1 its SDE"),
+    "negative_prompt": (str, "TEXT", "what guidance leads away from"),
+    "height": (int, "PIXELS", "with --width, another size than the model's own"),
+    "width": (int, "PIXELS", "with --height"),
+}
+
+
+def _fields(
+    p: argparse.ArgumentParser, fields: dict[str, tuple[type, str, str]], default: str
+) -> None:
+    """An option for each field of `evaluation`; what is not given is not among the arguments."""
+    for field, (kind, metavar, meaning) in fields.items():
+        p.add_argument(
+            f"--{field.replace('_', '-')}",
+            type=kind,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=f"{meaning}; else {default}",
+        )
 
 
 def _overrides(p: argparse.ArgumentParser) -> None:
@@ -46,14 +72,7 @@ def evaluate(p: argparse.ArgumentParser) -> None:
     summary = "override a field of `evaluation`, e.g. steps=20 (a folder of that form: ./steps=20)"
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
     p.add_argument("--checkpoints", default="last", help="all, last, base, or epochs: 0,20,40")
-    for field, (kind, metavar, meaning) in EVALUATION.items():
-        p.add_argument(
-            f"--{field.replace('_', '-')}",
-            type=kind,
-            metavar=metavar,
-            default=argparse.SUPPRESS,
-            help=f"{meaning}; else as the run says",
-        )
+    _fields(p, EVALUATION, "as the run says")
     p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
     p.add_argument(
         "--share",
@@ -92,10 +111,7 @@ def generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--count", type=int, default=8, help="images per prompt")
     p.add_argument("--seed", type=int, default=0, help="of the first image; then counting up")
-    told = "; default: as the run is evaluated"
-    p.add_argument("--steps", type=int, help=f"denoising steps{told}")
-    p.add_argument("--guidance-scale", type=float, help=f"1 switches guidance off{told}")
-    p.add_argument("--eta", type=float, help=f"0 = deterministic DDIM, 1 = its SDE{told}")
+    _fields(p, SAMPLER, "as the run is evaluated")
     p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
     p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
 

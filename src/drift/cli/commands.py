@@ -3,12 +3,19 @@
 import argparse
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from drift.cli.arguments import EVALUATION
+from drift.cli.arguments import EVALUATION, SAMPLER
 from drift.errors import UserError
 
 OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name then has a slash
+
+
+def _given(args: argparse.Namespace, fields: Iterable[str]) -> dict[str, Any]:
+    """Those of the fields that stand on the command line."""
+    return {field: getattr(args, field) for field in fields if hasattr(args, field)}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -49,7 +56,7 @@ def evaluate(args: argparse.Namespace) -> None:
         checkpoints=args.checkpoints,
         base=args.base,
         overrides=overrides,
-        options={field: getattr(args, field) for field in EVALUATION if hasattr(args, field)},
+        options=_given(args, EVALUATION),
         share=share,
     )
     if share.judges:
@@ -86,10 +93,8 @@ def generate(args: argparse.Namespace) -> None:
         args.prompt,
         seeds=list(range(args.seed, args.seed + args.count)),
         out=args.out,
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        eta=args.eta,
         checkpoint=args.checkpoint,
+        **_given(args, SAMPLER),
     )
     print(f"wrote {len(written)} files to {args.out}")
 

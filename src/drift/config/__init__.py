@@ -5,6 +5,7 @@ Runs are made from recipes: `drift.recipes`.
 
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -106,6 +107,19 @@ class TrainConfig:
     @property
     def samples_per_update(self) -> int:
         return self.images_kept // self.optimizer.updates_per_epoch
+
+    @property
+    def judging_pictures(self) -> dict[str, Any]:
+        """What `evaluation` asks of a picture beside its sampler, where it asks for anything.
+
+        Absent is the model's own size, and no negative prompt.
+        """
+        asked, sampling = self.evaluation, self.sampling
+        sized = asked if asked.height else sampling
+        told = asked.negative_prompt
+        negative = sampling.negative_prompt if told is None else told
+        wanted = {"height": sized.height, "width": sized.width, "negative_prompt": negative}
+        return {name: value for name, value in wanted.items() if value}
 
     @property
     def judging_rewards(self) -> list[str]:

@@ -29,10 +29,26 @@ OWN_FEATURES = "policy"  # in place of an encoder: what the policy itself comput
 # which needs nothing fetched, and beside that CLIP.
 BESIDE_SHIPPED, BESIDE = ("clip-tiny", "dreamsim-tiny"), ("vae", "clip")
 
+# A fresh LoRA: rank and alpha are Table 2's.
+FRESH = {
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "target_modules": ("to_q", "to_k", "to_v", "to_out.0"),
+}
+
 
 def require(section: object, field: str, fine: bool, rule: str) -> None:
     """Refuse the value of a section's field unless it is fine by this rule."""
     refuse(not fine, f"{field}: {getattr(section, field)} is refused: {rule}")
+
+
+def require_size(section: "SamplingConfig | EvaluateConfig") -> None:
+    """Height and width go together; a model may want coarser multiples than 8."""
+    for field in ("height", "width"):
+        pixels = getattr(section, field)
+        require(section, field, pixels >= 0 and pixels % 8 == 0, "a multiple of 8 pixels, or 0")
+    one = (section.height == 0) != (section.width == 0)
+    refuse(one, f"height ({section.height}) and width ({section.width}): set both, or none")
 
 
 def refuse_own_features(field: str, *encoders: str) -> None:
@@ -45,18 +61,41 @@ def refuse_own_features(field: str, *encoders: str) -> None:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """The policy: a diffusers folder, hub id, or shipped part, and what of it is trained."""
+    """The policy: a diffusers folder, .safetensors file, hub id, or shipped part, and what of it is
+    trained.
+    """
 
     name: str = "menagerie/model"
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"  # auto: as the model says
+    adapter: str = ""  # a LoRA to begin with: a file, folder, or hub id
+    adapter_use: Literal["continue", "fuse"] = "continue"  # train it on, or a new one on top of it
+    # Of flow models: the form of noisy steps, and how often sigmas are shifted (docs/models.md).
+    flow_form: Literal["sde", "cps"] = "sde"
+    flow_shift: Literal["twice", "once"] = "twice"
     tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
-    lora_rank: int = 8  # Table 2
-    lora_alpha: int = 16  # Table 2
-    target_modules: Names = ("to_q", "to_k", "to_v", "to_out.0")
+    # None: 8, 16 (Table 2) and the projections of every attention, or those of a continued adapter.
+    lora_rank: int | None = None
+    lora_alpha: int | float | None = None
+    target_modules: Names | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # what is trained stays float32
     gradient_checkpointing: bool = False  # a fifth of the memory of a backward pass, a third slower
 
     def __post_init__(self) -> None:
-        refuse(self.lora_rank < 1, f"lora_rank must be at least 1, got {self.lora_rank}")
+        refuse(
+            self.continues and self.tune == "full",
+            "adapter_use 'continue' trains a LoRA on, but tune is 'full'; fuse it",
+        )
+        if not self.continues:
+            for field, value in FRESH.items():
+                if getattr(self, field) is None:
+                    object.__setattr__(self, field, value)
+        rank = self.lora_rank
+        refuse(rank is not None and rank < 1, f"lora_rank must be at least 1, got {rank}")
+
+    @property
+    def continues(self) -> bool:
+        """Whether training goes on in the adapter."""
+        return bool(self.adapter) and self.adapter_use == "continue"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,12 +109,20 @@ class SamplingConfig:
     steps: int = 50  # T, Table 2
     eta: float = 1.0  # Table 2
     guidance_scale: float = 5.0  # in sampling and in training, Table 2
+    negative_prompt: str = ""  # the text of guidance's unconditional branch
+    height: int = 0  # pixels; 0: as the model was made for
+    width: int = 0
     prompts_per_epoch: int = 16
     pool_size: int = 16  # C, candidates drawn per prompt: 2G
     group_size: int = 8  # G, candidates kept per prompt
     batch_size: int = 16  # images denoised at once
     decode_batch_size: int = 8  # latents decoded to images at once
     scoring_batch_size: int = 64  # images shown to reward and encoder at once
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width; None is the model's own."""
+        return (self.height, self.width) if self.height else None
 
     def __post_init__(self) -> None:
         refuse(
@@ -85,6 +132,7 @@ class SamplingConfig:
         refuse(self.group_size < 2, f"group_size must be at least 2, got {self.group_size}")
         refuse(not 0 < self.eta <= 1, f"eta must lie in (0, 1], got {self.eta}")
         refuse(self.guidance_scale < 0, f"guidance_scale is negative: {self.guidance_scale}")
+        require_size(self)
         refuse(
             min(self.steps, self.prompts_per_epoch) < 1,
             "steps and prompts_per_epoch must be at least 1",
@@ -107,6 +155,9 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     updates_per_epoch: int = 4  # Table 2
     micro_batch_size: int = 2  # (sample, step) pairs per backward pass; 0: as many as fit
+    # Of the ratio: stored in the rollout, or computed again before the updates, in their own batch
+    # shapes: exact in the first of them whatever rounds, for a third more forward passes.
+    old_log_probs: Literal["rollout", "replay"] = "rollout"
 
     def __post_init__(self) -> None:
         refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")
@@ -144,6 +195,9 @@ class EvaluateConfig:
     steps: int = 50
     guidance_scale: float = 5.0
     eta: float = 1.0
+    negative_prompt: str | None = None  # None: that of `sampling`
+    height: int = 0  # pixels; 0: as in `sampling`
+    width: int = 0
     seed: int = 1_000_000  # image k of a prompt is drawn with torch seed `seed + k`
     rewards: RewardNames = ()  # empty: the training reward, and each part of a sum
     encoders: Names = ()  # empty: the training encoder, and one that was not rewarded beside it
@@ -162,6 +216,7 @@ class EvaluateConfig:
         require(self, "eta", 0 <= self.eta <= 1, "in [0, 1]")
         require(self, "guidance_scale", self.guidance_scale >= 0, "not negative")
         require(self, "seed", self.seed >= 0, "not negative")
+        require_size(self)
 
 
 @dataclass(frozen=True, config=STRICT)

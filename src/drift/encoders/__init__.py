@@ -6,7 +6,7 @@ from functools import partial
 from drift.encoders import clip, dino, dreamsim, vae
 from drift.encoders.dreamsim_release import fallbacks_of, weights_of
 from drift.errors import UserError
-from drift.files.hub import Part, Weights, locate
+from drift.files.hub import Part, Weights, find, locate
 from drift.types import ImageEncoder
 
 POLICY = "the policy's own model"  # in place of weights: config.model.name
@@ -60,4 +60,5 @@ def find_encoder(name: str, policy: str = "") -> Part:
 def load_encoder(name: str, device: str = "cpu", policy: str = "") -> ImageEncoder:
     """The encoder that `find_encoder` finds."""
     part = find_encoder(name, policy)
-    return part.load(*(locate(w, field="encoder") for w in part.weights), device=device)
+    paths = [find(w) or locate(w, field="encoder") for w in part.weights]  # what is here will do
+    return part.load(*paths, device=device)

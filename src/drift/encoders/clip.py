@@ -8,6 +8,7 @@ best-known model, ViT-B/32 with OpenAI's weights; `openclip` the same with LAION
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,11 +18,12 @@ from drift.encoders import open_clip
 from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.files.hub import Weights
-from drift.files.weights import read_json
+from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, in_chunks, normalise
 
-# The .bin is sure to be there, and is read without unpickling; a folder's safetensors come first.
-B32 = Weights("openai/clip-vit-base-patch32", ("config.json", "pytorch_model.bin"), "605 MB", "MIT")
+# Published so; of the .bin tensors alone are read, no code. A folder's safetensors come first.
+PICKLE = "pytorch_model.bin"
+B32 = Weights("openai/clip-vit-base-patch32", ("config.json", PICKLE), "605 MB", "MIT")
 L14 = Weights(
     "openai/clip-vit-large-patch14", ("config.json", "model.safetensors"), "1.7 GB", "MIT"
 )
@@ -65,9 +67,7 @@ class ImageTower(nn.Module):
 def load(path: Path, device: str = "cpu") -> Clip:
     """The image tower at `path`, frozen, in float32: of a CLIPModel if there is one in a folder."""
     if is_clip_model(path):
-        from transformers import CLIPModel
-
-        model = load_pretrained(CLIPModel, path)
+        model = read_folder(path)
         encoder = Clip(ImageTower(model), model.config.vision_config.image_size)
     elif file := open_clip.find(path):
         tower, settings = open_clip.read(file)
@@ -80,9 +80,22 @@ def load(path: Path, device: str = "cpu") -> Clip:
     return encoder.to(device).eval().requires_grad_(False)
 
 
+def read_folder(folder: Path) -> Any:
+    """The CLIPModel in a folder; from its `PICKLE` if it has no safetensors."""
+    from transformers import CLIPConfig, CLIPModel
+
+    if list(folder.glob("model*.safetensors")):
+        return load_pretrained(CLIPModel, folder)
+    model, file = CLIPModel(CLIPConfig.from_pretrained(folder)), folder / PICKLE
+    wanted, state = model.state_dict(), read_weights(file, field="encoder")
+    fitting = {name: tensor for name, tensor in state.items() if name in wanted}
+    fit_weights(model, fitting, source=file, field="encoder")
+    return model
+
+
 def is_clip_model(path: Path) -> bool:
     """Whether `path` is a folder with weights of transformers' CLIPModel."""
-    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    if not any((path / file).is_file() for file in weights):
+    weights = ("model.safetensors", "model.fp16.safetensors", "model*.index.json", PICKLE)
+    if not any(list(path.glob(pattern)) for pattern in weights):
         return False
     return read_json(path / "config.json", field="encoder").get("model_type") == "clip"

@@ -10,18 +10,22 @@ from typing import Any
 import torch
 
 from drift.errors import UserError
+from drift.files.folders import variant_of
 from drift.files.weights import refuse_misfits
 
 
 def load_pretrained(kind: Any, folder: Path, **options) -> Any:
     """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
 
-    Weights that `kind` has no place for are left, such as a classifier's head.
+    Read are safetensors alone. Weights that `kind` has no place for are left, such as a
+    classifier's head.
     """
     from safetensors import SafetensorError
 
+    options |= {"use_safetensors": True, "variant": variant_of(folder, field="encoder")}
+
     try:
-        with _quiet("transformers"), _quiet("diffusers"), _no_bar():
+        with quiet("transformers"), quiet("diffusers"), _no_bar():
             model, report = kind.from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
@@ -50,7 +54,7 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
 
 
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def quiet(library: str) -> Iterator[None]:
     """No warnings of `library`: its tables of misfits are told as one line."""
     logger = logging.getLogger(library)
     level = logger.level

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from drift.encoders.pretrained import load_pretrained
 from drift.errors import UserError
+from drift.files import single_file
 from drift.pixels import in_chunks
 
-FILES = ("vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+FILES = ("vae/config.json", "vae/diffusion_pytorch_model*.safetensors")  # or only .fp16
 CHUNK = 4  # each takes 0.6 GB, measured on SD 1.5's encoder at 512 x 512
 
 
@@ -41,7 +42,16 @@ class VaeLatents(nn.Module):
 
 
 def load(path: Path, device: str = "cpu") -> VaeLatents:
-    """The autoencoder in a diffusers folder, of a pipeline or its own, frozen, in float32."""
+    """The autoencoder at `path`, frozen, in float32.
+
+    In a diffusers folder, of a pipeline or its own, or in a file in Stable Diffusion's layout.
+    """
+    vae: Any = _read_folder(path) if path.is_dir() else single_file.load_part(path, "vae")
+    vae.decoder = vae.post_quant_conv = None  # half of the memory
+    return VaeLatents(vae).to(device).eval().requires_grad_(False)
+
+
+def _read_folder(path: Path) -> Any:
     folder = path / "vae" if (path / "vae").is_dir() else path
     try:
         kind = json.loads((folder / "config.json").read_text()).get("_class_name")
@@ -51,6 +61,4 @@ def load(path: Path, device: str = "cpu") -> VaeLatents:
         raise UserError(f"encoder: '{folder}' is a {kind}, not an AutoencoderKL")
     from diffusers import AutoencoderKL
 
-    vae = load_pretrained(AutoencoderKL, folder, use_safetensors=True)
-    vae.decoder = vae.post_quant_conv = None  # half of the memory
-    return VaeLatents(vae).to(device).eval().requires_grad_(False)
+    return load_pretrained(AutoencoderKL, folder)

@@ -22,11 +22,11 @@ from drift.evaluation.jobs import Job, Policy, draw_missing, judge
 from drift.evaluation.measures import Judges
 from drift.evaluation.progress import Progress
 from drift.evaluation.settings import JUDGING, parse_changes, settings_of
-from drift.files.checksums import joint_checksum
+from drift.files.checksums import joint, joint_checksum
 from drift.files.hub import SHIPPED
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt
-from drift.models import locate_model, model_files
+from drift.models import adapter_files, is_model, locate_adapter, locate_model, model_files
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
 from drift.training.needs import record_judges
@@ -122,18 +122,16 @@ def open_targets(
     if not targets:
         raise UserError("evaluate: name at least one run or model")
     opened: list[Target] = []
-    sums: dict[Path, str] = {}
     hashes: dict[Path, str] = {}
     for path in targets:
         config, is_run = runs.open_target(path, changes), runs.is_run(path)
-        run = path if is_run else out or Path("runs") / path.name
+        run = path if is_run else out or Path("runs") / (path.stem if path.is_file() else path.name)
         if run.resolve() in [other.run.resolve() for other in opened]:
             raise UserError(f"evaluate: two of these would be evaluated in {run}")
-        model = locate_model(config.model.name)
-        if not (model / "model_index.json").is_file():
+        if not is_model(locate_model(config.model.name)):
             raise UserError(
                 f"evaluate: '{config.model.name}' is neither a run folder, with a config.yaml, "
-                "nor a diffusers model, with a model_index.json"
+                "nor a diffusers model, with a model_index.json, nor a file"
             )
         settings = settings_of(config, probed=PROBE.is_dir())
         settings["weights"] = record_judges(config, hashes)
@@ -146,11 +144,25 @@ def open_targets(
                 "give one value for all, by an option or KEY=VALUE"
             )
         chosen = runs.choose_checkpoints(run, checkpoints) if is_run else []
-        sums[model] = sums.get(model) or joint_checksum(model_files(model))
-        known = {"name": config.model.name, "sha256": sums[model]}
+        known = _base_of(config, hashes)
         wanted = {"settings": settings, "model": known, "adapter": None}
         opened.append(Target(run, config, chosen, wanted))
     return opened
+
+
+def _base_of(config: TrainConfig, hashes: dict[Path, str]) -> dict[str, str]:
+    """Name and SHA-256 of what a run begins with: a model, and a LoRA if there is one."""
+    model = config.model
+    files = list(model_files(locate_model(model.name)).values())
+    known = {"name": model.name, "sha256": joint_checksum(files, hashes)}
+    if model.adapter:
+        lora = joint_checksum(adapter_files(locate_adapter(model.adapter)).values(), hashes)
+        begun = [("model", known["sha256"]), ("adapter", lora)]
+        known = {"name": f"{model.name} + {model.adapter}", "sha256": joint(begun)}
+    if model.prediction_type != "auto":
+        begun = [("model", known["sha256"]), ("prediction_type", model.prediction_type)]
+        known["sha256"] = joint(begun)
+    return known
 
 
 def plan_jobs(targets: Sequence[Target]) -> list[Job]:

@@ -6,6 +6,7 @@ plain diffusers too; a UNet trained whole becomes a pipeline, a folder of diffus
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,16 +17,40 @@ from torch import Tensor
 from drift.config import TrainConfig, load_run_config
 from drift.errors import UserError
 from drift.files.weights import read_json
-from drift.models import locate_model
+from drift.models import is_whole, locate_model
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
+from drift.training.policy import load_policy
 
 # What kohya's scripts call a base model, by the width of its prompt embeddings: (version, is it v2)
 KOHYA_BASES = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
 CROSS_ATTENTION = ("attn2.to_k.lora_A.weight", "attn2.to_v.lora_A.weight")  # ... x that width
 
 
-def to_kohya(lora: dict[str, Tensor], alpha: int) -> dict[str, Tensor]:
+def read_scales(file: Path) -> tuple[int, float, dict[str, float]]:
+    """Rank and alpha of a LoRA of ours by its header, and each layer's own alpha, by kohya's names.
+
+    They differ by layer where a run went on in a LoRA of which they do.
+    """
+    from peft.utils.other import get_pattern_key
+
+    with safe_open(file, "pt") as stored:
+        header = json.loads(stored.metadata()["lora_adapter_metadata"])
+        ranks = {
+            name.removeprefix("unet.").removesuffix(".lora_A.weight"): stored.get_slice(name)
+            for name in stored.keys()  # noqa: SIM118 - no dictionary
+            if name.endswith(".lora_A.weight")
+        }
+    alpha, own = float(header["unet.lora_alpha"]), header.get("unet.alpha_pattern") or {}
+    rooted, alphas = header.get("unet.use_rslora", False), {}  # rooted: scaled by the rank's root
+    for layer, matrix in ranks.items():
+        of_layer = float(own.get(get_pattern_key(list(own), layer), alpha))
+        factor = matrix.get_shape()[0] ** 0.5 if rooted else 1.0
+        alphas[f"lora_unet_{layer.replace('.', '_')}.alpha"] = of_layer * factor
+    return header["unet.r"], alpha, alphas
+
+
+def to_kohya(lora: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
     """A LoRA of diffusers under kohya's names; what diffusers could not read back is an error."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
@@ -33,7 +58,7 @@ def to_kohya(lora: dict[str, Tensor], alpha: int) -> dict[str, Tensor]:
     named = convert_state_dict_to_kohya(lora)
     for name in named:
         if name.endswith(".alpha"):  # diffusers writes the rank, as if nothing were scaled
-            named[name] = torch.tensor(float(alpha))
+            named[name] = torch.tensor(alphas[name])
     read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
     back = convert_unet_state_dict_to_peft(read)
     lost = [name for name, tensor in lora.items() if back.get(name) is not tensor]
@@ -51,33 +76,48 @@ def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int
     known = {"ss_base_model_version": version, "ss_v2": v2} if version else {}
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(model.lora_rank),
-        "ss_network_alpha": str(model.lora_alpha),
         "ss_sd_model_name": model.name,
         **known,
         "ss_output_name": name,
         "ss_epoch": str(epoch),
         "ss_seed": str(config.seed),
         "ss_learning_rate": str(config.optimizer.learning_rate),
-        "ss_training_comment": f"DRIFT: method {method}, reward {config.reward}, epoch {epoch}",
+        "ss_training_comment": f"DRIFT: method {method}, reward {config.reward}, epoch {epoch}"
+        + (f", {model.adapter_use}s {model.adapter}" if model.adapter else ""),
     }
 
 
 def _write_lora(checkpoint: Checkpoint, config: TrainConfig, half: bool, file: Path) -> None:
     lora = load_file(checkpoint.weights)
     run = checkpoint.folder.resolve().parents[1]
+    rank, alpha, alphas = read_scales(checkpoint.weights)
     header = describe(lora, config, run.name, checkpoint.epoch)
+    header |= {"ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
     if half:
         lora = _halved(lora)
-    save_file(to_kohya(lora, config.model.lora_alpha), file, metadata=header)
+    save_file(to_kohya(lora, alphas), file, metadata=header)
 
 
 def _write_pipeline(checkpoint: Checkpoint, config: TrainConfig, half: bool, folder: Path) -> None:
-    """The base's folder with the trained network in it; all else is copied as it was published.
+    """The base as a folder with the trained network in it."""
+    base = locate_model(config.model.name)
+    if base.is_dir() and is_whole(base) and not config.model.adapter:
+        _copy_base(base, checkpoint, folder)
+    else:  # it is one file, half precision's, or has a LoRA in it
+        model = replace(config.model, dtype="float32")
+        config = replace(config, model=model, device="cpu")
+        load_policy(config, checkpoint.folder).save_pipeline(folder)
+    if half:
+        for file in list(folder.rglob("*.safetensors")):
+            _halve(file)
+
+
+def _copy_base(base: Path, checkpoint: Checkpoint, folder: Path) -> None:
+    """All but the network is copied as it was published.
 
     (Written anew by today's transformers, a text encoder has names that yesterday's does not know.)
     """
-    base, trained = locate_model(config.model.name), checkpoint.folder / "config.json"
+    trained = checkpoint.folder / "config.json"
     index = read_json(base / "model_index.json", field="model.name")
     network = read_json(trained, field="checkpoint")["_class_name"]
     for part, kind in index.items():
@@ -91,9 +131,6 @@ def _write_pipeline(checkpoint: Checkpoint, config: TrainConfig, half: bool, fol
             index[part] = [None, None]
     index["requires_safety_checker"] = (folder / "safety_checker").is_dir()
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
-    if half:
-        for file in list(folder.rglob("*.safetensors")):
-            _halve(file)
 
 
 def _halve(file: Path) -> None:

@@ -8,6 +8,7 @@ guidance and eta, `generator=Generator().manual_seed(seed)`, and the checkpoint 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from drift.pixels import to_pixels
 from drift.training import runs
 from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy
-from drift.training.rollout import rollout
+from drift.training.rollout import draw_by
 
 
 def slugs(prompts: Sequence[str]) -> list[str]:
@@ -33,11 +34,9 @@ def slugs(prompts: Sequence[str]) -> list[str]:
     return names
 
 
-def _check(prompts: Sequence[str], seeds: Sequence[int], steps: int, eta: float) -> None:
+def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
     if not prompts or not seeds:
         raise UserError("generate: name at least one prompt and one seed")
-    if steps < 1 or not 0 <= eta <= 1:
-        raise UserError(f"generate: steps ({steps}) must be at least 1 and eta ({eta}) in [0, 1]")
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError("generate: seeds must be different and not negative")
 
@@ -48,23 +47,21 @@ def generate(
     *,
     seeds: Sequence[int],
     out: Path,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    eta: float | None = None,
     checkpoint: str = "last",
     batch_size: int = 16,
+    **sampler: Any,
 ) -> list[Path]:
     """Write `<prompt>-<seed>.png` for each, and a sheet of all; returns the paths, sheet last.
 
-    `checkpoint`: last, base, or the number of an epoch; a plain model has none. Steps, guidance
-    and eta that are None are those of the run's `evaluation`, its defaults for a plain model.
+    `checkpoint`: last, base, or the number of an epoch; a plain model has none. `sampler` are
+    fields of the run's `evaluation` (its defaults for a plain model) to be otherwise: steps,
+    guidance_scale, eta, negative_prompt, height, width.
     """
-    config = runs.open_target(target, {})
+    _check(prompts, seeds)
+    config = runs.open_target(target, sampler)
     asked = config.evaluation
-    steps = asked.steps if steps is None else steps
-    guidance_scale = asked.guidance_scale if guidance_scale is None else guidance_scale
-    eta = asked.eta if eta is None else eta
-    _check(prompts, seeds, steps, eta)
+    settings = {"steps": asked.steps, "guidance_scale": asked.guidance_scale, "eta": asked.eta}
+    settings |= config.judging_pictures
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
@@ -76,13 +73,11 @@ def generate(
     paths, rows = [], []
     names = zip(prompts, slugs(prompts), strict=True)
     for prompt, slug in tqdm(names, total=len(prompts), desc="drawing", unit="prompt"):
-        drawn = rollout(
+        drawn = draw_by(
             model,
             [prompt],
             [list(seeds)],
-            steps=steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
+            settings,
             batch_size=batch_size,
             conditioning=conditioning,
         )

@@ -29,7 +29,7 @@ from drift.training import runs
 from drift.training.checkpoint import Checkpoint
 from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy, put_weights
-from drift.training.rollout import rollout
+from drift.training.rollout import draw_by
 from drift.types import PolicyModel
 
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers")
@@ -115,13 +115,11 @@ def draw(job: Job, chunk: range, model: PolicyModel) -> Pixels:
     """Image k of each of the chunk's prompts from seed `settings.seed + k`."""
     settings, conditioning = job.wanted["settings"], job.config.method.conditioning.at_test()
     seeds = [settings["seed"] + k for k in range(job.images)]
-    drawn = rollout(
+    drawn = draw_by(
         model,
         job.prompts[chunk.start : chunk.stop],
         [seeds] * len(chunk),
-        steps=settings["steps"],
-        guidance_scale=settings["guidance_scale"],
-        eta=settings["eta"],
+        settings,
         batch_size=job.config.evaluation.batch_size,
         conditioning=conditioning if job.checkpoint else CleanPrompt(),
     )

@@ -49,6 +49,7 @@ def settings_of(config: TrainConfig, probed: bool) -> dict[str, Any]:
         "steps": asked.steps,
         "guidance_scale": asked.guidance_scale,
         "eta": asked.eta,
+        **config.judging_pictures,
         "rewards": config.judging_rewards,
         "encoders": config.judging_encoders,
         "judge": probed and any(map(animal_of, fields)),

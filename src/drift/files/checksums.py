@@ -1,6 +1,8 @@
 """SHA-256 of files; a link counts as the file that it leads to."""
 
 import hashlib
+import itertools
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,6 +17,19 @@ def checksum(path: Path, advance: Callable[[int], object] = int) -> str:
     return digest.hexdigest()
 
 
+def published_checksum(path: Path) -> str | None:
+    """The SHA-256 that a large file in the hub's cache is named by: it need not be read for it."""
+    blob = path.resolve()
+    in_cache = blob.parent.name == "blobs" and blob.parents[1].name.startswith("models--")
+    return blob.name if in_cache and re.fullmatch("[0-9a-f]{64}", blob.name) else None
+
+
+def revision_of(path: Path) -> str | None:
+    """The commit of a repository that `path` is a snapshot of, in the hub's cache, or lies in."""
+    pairs = itertools.pairwise([path, *path.parents])
+    return next((place.name for place, above in pairs if above.name == "snapshots"), None)
+
+
 def joint(named: Iterable[tuple[str, str]]) -> str:
     """One checksum of files with these (name, checksum), in this order."""
     total = hashlib.sha256()
@@ -23,6 +38,13 @@ def joint(named: Iterable[tuple[str, str]]) -> str:
     return total.hexdigest()
 
 
-def joint_checksum(paths: Iterable[Path]) -> str:
-    """One checksum over files, by name and content, in order of their paths."""
-    return joint((path.name, checksum(path)) for path in sorted(paths))
+def joint_checksum(paths: Iterable[Path], known: dict[Path, str] | None = None) -> str:
+    """One checksum over files, by name and content, in order of their paths.
+
+    `known` holds those of files read before, and gets the others.
+    """
+    known = {} if known is None else known
+    for path in (paths := sorted(paths)):
+        place = path.resolve()
+        known[place] = known.get(place) or published_checksum(path) or checksum(path)
+    return joint((path.name, known[path.resolve()]) for path in paths)

@@ -19,6 +19,7 @@ from drift.errors import UserError
 
 SHIPPED = Path(str(files("drift"))) / "menagerie" / "weights"
 TIMEOUT = 60  # seconds without a byte before a download is given up
+FILES = (".safetensors", ".ckpt", ".bin")  # "models/v1-5.safetensors" is no hub id
 # What loaders read; else a folder may hold pictures, a README, a repository's own files.
 SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tar", ".json", ".txt"}
 
@@ -97,8 +98,9 @@ def find_local(name: str) -> Path | None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form "owner/repository"."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~", "menagerie/"))
+    """Whether `name` has the form "owner/repository", and not that of a file's path."""
+    path = name.startswith((".", "/", "~", "menagerie/")) or name.endswith(FILES)
+    return name.count("/") == 1 and not path
 
 
 def is_url(name: str) -> bool:
@@ -155,7 +157,7 @@ def locate(weights: Weights | str, *, field: str) -> Path:
 
 def missing(weights: Weights, field: str, reason: object) -> UserError:
     """One line: what is missing, how large it is, where it comes from, and why it did not come."""
-    told = (str(reason).strip().splitlines() or ["no reason given"])[0]
+    told = " ".join(str(reason).split())[:300] or "no reason given"  # the hub's are long
     return UserError(
         f"{field}: {weights} is not on this machine and could not be fetched: {told}; "
         "a local copy can be named in its place"

@@ -46,7 +46,9 @@ def buffered_advantages(
 
 
 def combine(
-    advantages: Float[Tensor, "P G"], intrinsic: Float[Tensor, "P G"], weight: float
+    advantages: Float[Tensor, "P G"],
+    intrinsic: Float[Tensor, "P G"],
+    weight: float | Float[Tensor, "P G"],
 ) -> Float[Tensor, "P G"]:
     """Decoupled advantage (DRIFT, Eq. 14): A + lambda·A_int, each normalised by its own group.
 

@@ -32,7 +32,7 @@ def vendi_score(features: Float[Tensor, "N D"]) -> float:
     N, D = X.shape
     K = X.T @ X if N > D else X @ X.T
     eigenvalues = linalg.eigvalsh(K / N).clamp(min=0)
-    return special.entr(eigenvalues).sum().exp().item()
+    return special.entr(eigenvalues).sum().exp().clamp(1, N).item()  # rounding may lead outside
 
 
 def _unit(features: Float[Tensor, "*images D"]) -> Float64[Tensor, "*images D"]:

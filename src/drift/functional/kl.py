@@ -5,6 +5,7 @@ Gaussians of equal std, with the factor 1 / (2·std^2), averaged over latent ele
 log-probability is. The paper does not say which estimator it uses; this one has no variance.
 """
 
+import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
@@ -14,8 +15,10 @@ from drift.functional.dynamics import PerSample
 def gaussian_kl(
     mean: Float[Tensor, "B *latent"], mean_ref: Float[Tensor, "B *latent"], std: PerSample
 ) -> Float32[Tensor, "B"]:
-    """KL(pi_theta || pi_ref) of one step (DRIFT, Eq. 1): mean((m - m_ref)^2) / (2·std^2)."""
-    if not (std > 0).all():
-        raise ValueError(f"gaussian_kl needs std > 0, got std={std.min().item()}")
+    """KL(pi_theta || pi_ref) of one step (DRIFT, Eq. 1): mean((m - m_ref)^2) / (2·std^2).
+
+    0 where a step draws no noise (std = 0): it is no action.
+    """
+    std = std.float()
     error = (mean.float() - mean_ref.float()).square().flatten(1).mean(1)
-    return error / (2 * std.float() ** 2)
+    return torch.where(std == 0, 0.0, error / (2 * torch.where(std == 0, 1.0, std) ** 2))

@@ -1,22 +1,55 @@
-"""Policy models by the pipeline class that a model folder's `model_index.json` names."""
+"""Policy models by the pipeline class that a model folder's `model_index.json` names.
+
+A model may also be one .safetensors file in the original layout of Stable Diffusion. Start reading
+in `load_model`; `pipelines` loads, `adapters` reads LoRAs to begin with, `trained` trains.
+"""
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from drift.encoders.pretrained import quiet
 from drift.errors import UserError
+from drift.files.folders import VARIANTS, variant_of
 from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
 from drift.types import PolicyModel
 
 
-def _stable_diffusion(folder: Path, **settings):
+def _stable_diffusion(source: Path, *, flow_form: str, flow_shift: str, **settings):
     from drift.models.stable_diffusion import load
 
-    return load(folder, **settings)
+    return load(source, **settings)
 
 
-# `model_index.json`'s class -> loader(folder, device, dtype, gradient_checkpointing)
-MODELS: dict[str, Callable[..., PolicyModel]] = {"StableDiffusionPipeline": _stable_diffusion}
+def _stable_diffusion_xl(
+    source: Path, *, prediction_type: str, flow_form: str, flow_shift: str, **settings
+):
+    from drift.models.stable_diffusion_xl import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: an SDXL folder says it of itself; leave it out")
+    if "adapter" in settings:
+        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
+    return load(source, **settings)
+
+
+def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
+    from drift.models.stable_diffusion_3 import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
+    if "adapter" in settings:
+        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
+    return load(source, **settings)
+
+
+# `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)
+MODELS: dict[str, Callable[..., PolicyModel]] = {
+    "StableDiffusionPipeline": _stable_diffusion,
+    "StableDiffusionXLPipeline": _stable_diffusion_xl,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+}
 
 # Of what is known beforehand; any folder or repository of these classes will do. Sizes are of what
 # `locate_model` takes, reckoned from parameters.
@@ -35,7 +68,7 @@ def model_weights(name: str) -> Weights:
 
 
 def find_model(name: str) -> Path | None:
-    """The diffusers folder of `name`, if it is here and complete; asks no network."""
+    """The diffusers folder or file of `name`, if it is here and complete; asks no network."""
     if find_local(name) is not None or not is_hub_id(name):
         return find(Weights(name))
     try:
@@ -45,16 +78,30 @@ def find_model(name: str) -> Path | None:
     return folder if (folder / "model_index.json").is_file() else None
 
 
-def model_files(folder: Path) -> list[Path]:
-    """A diffusers folder's index and every file of the parts that this names."""
-    index = json.loads((folder / "model_index.json").read_text())
+def is_model(path: Path) -> bool:
+    """Whether a model may be at `path`: a diffusers folder, or a file."""
+    return path.is_file() or (path / "model_index.json").is_file()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a diffusers folder has no part in half precision alone."""
+    parts = {file.parent for file in folder.glob("*/*.safetensors")}
+    return not any(variant_of(part, field="model.name") for part in parts)
+
+
+def model_files(path: Path) -> dict[str, Path]:
+    """The files that make a model, by their names in it, sorted: the one, or a diffusers folder's
+    index and every file of the parts that this names."""
+    if path.is_file():
+        return {path.name: path}
+    index = json.loads((path / "model_index.json").read_text())
     parts = [name for name in index if not name.startswith("_")]
-    files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
-    return [folder / "model_index.json", *files]
+    files = [file for part in parts for file in (path / part).rglob("*") if file.is_file()]
+    return {f.relative_to(path).as_posix(): f for f in sorted([path / "model_index.json", *files])}
 
 
 def locate_model(name: str) -> Path:
-    """The diffusers folder of `name`; of a hub repository, what its pipeline needs is fetched."""
+    """The diffusers folder or file of `name`; of a hub repository, what it needs is fetched."""
     if find_local(name) is not None or not is_hub_id(name):
         return locate(name, field="model.name")
     if offline():  # diffusers would try the network first, and say so at length
@@ -71,28 +118,72 @@ def locate_model(name: str) -> Path:
 def _download(name: str, *, local_files_only: bool = False) -> Path:
     """What its pipeline needs of a hub repository, in the hub's own cache.
 
-    Repositories hold much else: other precisions, single-file copies, a safety checker.
+    Repositories hold much else: other precisions, single-file copies, a safety checker. Half
+    precision is taken only where a part comes in no other.
     """
     from diffusers import DiffusionPipeline
 
-    return Path(
-        DiffusionPipeline.download(
-            name,
-            use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            local_files_only=local_files_only,
-        )
-    )
+    def fetch(variant: str | None) -> Path:
+        with quiet("diffusers"):  # it lists a mixture of precisions
+            folder = DiffusionPipeline.download(
+                name,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,
+                variant=variant,
+                local_files_only=local_files_only,
+            )
+        return Path(folder)
+
+    try:
+        return fetch(None)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        for variant in VARIANTS:
+            with suppress(OSError, ValueError):  # it has none of this either
+                return fetch(variant)
+        raise
 
 
-def load_model(name: str, **settings) -> PolicyModel:
-    """The policy model of a diffusers folder, hub id or shipped part, as `settings` want it."""
-    folder = locate_model(name)
-    index = folder / "model_index.json"
+def load_model(
+    name: str,
+    *,
+    adapter: str = "",
+    adapter_use: str = "continue",
+    prediction_type: str = "auto",
+    flow_form: str = "sde",
+    flow_shift: str = "twice",
+    **settings,
+) -> PolicyModel:
+    """The policy model of a diffusers folder, file, hub id or shipped part, as `settings` want it.
+
+    An `adapter`, a LoRA to begin with, is fused into it, or lies on it to be continued.
+    """
+    source = locate_model(name)
+    settings |= {"prediction_type": prediction_type}
+    settings |= {"flow_form": flow_form, "flow_shift": flow_shift}
+    if adapter:
+        settings["adapter"] = locate_adapter(adapter)
+        settings["fused"] = adapter_use == "fuse"
+    if source.is_file():
+        return _stable_diffusion(source, **settings)
+    index = source / "model_index.json"
     if not index.is_file():
         raise UserError(f"model.name: '{name}' is no diffusers folder: it has no model_index.json")
     pipeline = json.loads(index.read_text()).get("_class_name")
     if pipeline not in MODELS:
         raise UserError(f"model.name: '{name}' is a {pipeline}; known are {', '.join(MODELS)}")
-    return MODELS[pipeline](folder, **settings)
+    return MODELS[pipeline](source, **settings)
+
+
+def locate_adapter(name: str) -> Path:
+    """The file or folder of a LoRA; of a hub repository, all of it is fetched."""
+    return locate(name, field="model.adapter")
+
+
+def adapter_files(path: Path) -> dict[str, Path]:
+    """The files that make the LoRA at `path`, by name."""
+    from drift.models import adapters
+
+    return adapters.adapter_files(path)

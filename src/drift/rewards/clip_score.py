@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.files.folders import variant_of
 from drift.files.hub import Fallback, Weights, locate
 from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
@@ -100,9 +101,11 @@ def load_clip(folder: Path, device: str):
 
     if read_json(folder / "config.json", field="reward").get("model_type") != "clip":
         raise UserError(f"reward: {folder} is not a CLIP model folder (config.json of type 'clip')")
-    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    variant = variant_of(folder, field="reward")
+    stem = f"model.{variant}" if variant else "model"
+    shards = sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
     state = {}
-    for file in shards or [folder / "model.safetensors"]:
+    for file in shards or [folder / f"{stem}.safetensors"]:
         state |= read_weights(file, field="reward")
     # Older checkpoints also hold the numbers 0 to L - 1.
     state = {name: t for name, t in state.items() if not name.endswith(".position_ids")}

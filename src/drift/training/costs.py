@@ -21,17 +21,18 @@ class Cost:
 def cost(config: TrainConfig, epochs: int | None = None) -> Cost:
     """Of the whole run or its first `epochs`.
 
-    Guidance doubles the denoiser's rows, and a backward pass counts as two.
+    Guidance doubles the denoiser's rows, and a backward pass counts as two. The base model's mean
+    and the replayed log-probabilities are a forward pass each, where a run has them.
     """
     sampling, epochs = config.sampling, config.epochs if epochs is None else epochs
     rows = 1 if sampling.guidance_scale == 1 else 2
     images = epochs * config.images_sampled
     replayed = config.method.timesteps(1, sampling.steps, 1, Generator()).shape[1]
     trained = epochs * config.images_kept * replayed
-    reference = trained if config.method.regulariser.weight else 0
+    again = bool(config.method.regulariser.weight) + (config.optimizer.old_log_probs == "replay")
     return Cost(
         images=images,
-        network_evaluations=rows * (images * sampling.steps + 3 * trained + reference),
+        network_evaluations=rows * (images * sampling.steps + (3 + again) * trained),
         reward_calls=images,
     )
 

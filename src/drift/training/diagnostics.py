@@ -12,7 +12,7 @@ from drift.functional.shaping import intra_group_diversity
 from drift.methods.parts import Advantages
 
 WINDOW = 10  # epochs that a warning looks back on
-CLIPPED, SHIFT, SPREAD, SIGNAL = 1 / 3, -0.1, 0.1, 0.05  # limits; see `warnings`
+CLIPPED, SHIFT, SPREAD, SIGNAL, ROUNDED = 1 / 3, -0.1, 0.1, 0.05, 0.05  # limits; see `warnings`
 
 
 def describe_rewards(
@@ -80,6 +80,12 @@ def warnings(lines: list[dict[str, Any]]) -> dict[str, str]:
         )
     if recent[-1]["unique_rewards"] == 1:
         told["unique_rewards"] = "a group's rewards are all equal: it teaches nothing"
+    if recent[-1]["first_clip_fraction"] > ROUNDED:
+        told["first_clip_fraction"] = (
+            f"{recent[-1]['first_clip_fraction']:.0%} of the first update is clipped, where every "
+            "ratio should be 1: model.dtype rounds by as much as method.surrogate.clip_range; "
+            "optimizer.old_log_probs=replay makes the first update exact"
+        )
     if len(recent) < WINDOW:
         return told
 

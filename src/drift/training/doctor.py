@@ -24,7 +24,7 @@ from drift.training.rollout import sample_pool
 from drift.training.scoring import features_of, open_encoder, open_reward, score
 from drift.training.trackers import check_trackers
 from drift.training.tracking import Stopwatch
-from drift.training.update import trial_gradient
+from drift.training.update import Signal, trained_pairs, trial_gradient
 
 GIB = 2**30
 
@@ -38,6 +38,8 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     prompts = read_prompts(config.prompts)
     check_trackers(config.trackers)
     say(f"prompts     {len(prompts)} in {config.prompts}")
+    if config.model.adapter:
+        say(f"adapter     {config.model.adapter}, to {config.model.adapter_use}")
     watching = config.live_encoder if config.live.every else ""
     parts, complete, device = {}, True, str(pick_device(config.device))
     for name, load, wanted in [
@@ -99,7 +101,7 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder, live
     encoders = live.encoders.values() if live else [encoder]
     asked, config = config, plan(config, model, reward, *encoders)
     s, o = config.sampling, config.optimizer
-    group, stochastic = min(4, s.group_size), model.schedule(s.steps).stochastic
+    group = min(4, s.group_size)
     clock.lap("loading")
     seeds = [[10 * p + k for k in range(group)] for p in range(len(prompts[:2]))]
     pool = sample_pool(model, prompts[:2], seeds, config)
@@ -111,12 +113,12 @@ def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder, live
     clock.lap("embedding")
     worst = check_replay(model, pool, config)
     clock.lap("preflight")
-    every = torch.cartesian_prod(torch.arange(images), torch.arange(stochastic))
+    every = trained_pairs(pool, torch.arange(images))
     pairs = every[: o.micro_batch_size]
-    trial_gradient(model, pool, group_advantages(rewards), config, pairs)
+    trial_gradient(model, pool, Signal(group_advantages(rewards)), config, pairs)
     clock.lap("backward")
 
-    seconds = _epoch_seconds(clock.seconds, images, len(pairs), stochastic, config)
+    seconds = _epoch_seconds(clock.seconds, images, len(pairs), len(every) / images, config)
     total = sum(seconds.values())
     stored = pool.latents[0, 0].numel() + pool.images[0, 0].numel()
     trained = sum(p.numel() for p in model.trainable_parameters())
@@ -154,13 +156,15 @@ def _looks(spent: dict[str, float], images: int, config: TrainConfig, look: dict
 
 
 def _epoch_seconds(
-    spent: dict[str, float], images: int, pairs: int, stochastic: int, config: TrainConfig
+    spent: dict[str, float], images: int, pairs: int, steps: float, config: TrainConfig
 ) -> dict[str, float]:
-    """An epoch's seconds by stage, from those spent on `images` and on `pairs` backward."""
-    steps = config.method.timesteps(1, stochastic, 1, torch.Generator())
+    """An epoch's seconds by stage, from those spent on `images` and on `pairs` backward.
+
+    `steps` of each sample are trained on.
+    """
     return {
         "sampling": spent["rollout"] / images * config.images_sampled,
         "scoring": spent["scoring"] / images * config.images_sampled
         + spent["embedding"] / images * config.images_kept,
-        "update": spent["backward"] / pairs * config.images_kept * steps.shape[1],
+        "update": spent["backward"] / pairs * config.images_kept * steps,
     }

@@ -24,7 +24,7 @@ from drift.functional.pareto import frontier
 from drift.methods.parts import CleanPrompt
 from drift.recipes import read_fields
 from drift.training.checkpoint import delete_checkpoints, list_checkpoints
-from drift.training.rollout import rollout
+from drift.training.rollout import draw_by
 from drift.training.scoring import embed, score
 from drift.training.tracking import LIVE, append_metrics, read_metrics
 from drift.types import ImageEncoder, PolicyModel, Reward
@@ -56,6 +56,7 @@ def open_live(config: TrainConfig, device: str, own: ImageEncoder | None) -> Liv
         "steps": asked.steps,
         "guidance_scale": asked.guidance_scale,
         "eta": asked.eta,
+        **config.judging_pictures,
         "encoder": name,
         **({"fields": told} if told else {}),
     }
@@ -70,8 +71,8 @@ def recall(live: Live, run: Path, epochs: int) -> None:
     """Read what was seen of the `epochs` finished; refuses looks that cannot be compared."""
     live.looks = [line for line in read_metrics(run, LIVE) if line["epoch"] <= epochs]
     before = live.looks[0]["settings"] if live.looks else live.settings
-    now = live.settings
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    settings = before | live.settings
+    changed = [key for key in settings if before.get(key) != live.settings.get(key)]
     if changed:
         raise UserError(
             f"cannot resume {run}: its {LIVE} was made with other {', '.join(changed)}; "
@@ -102,13 +103,11 @@ def look(
     at_once = config.sampling.scoring_batch_size
     seeds = [[asked["seed"] + k for k in range(asked["images_per_prompt"])]] * len(prompts)
     with undisturbed(model.device), nullcontext() if epoch else model.reference():
-        drawn = rollout(
+        drawn = draw_by(
             model,
             prompts,
             seeds,
-            steps=asked["steps"],
-            guidance_scale=asked["guidance_scale"],
-            eta=asked["eta"],
+            asked,
             batch_size=config.sampling.batch_size,
             conditioning=config.method.conditioning.at_test() if epoch else CleanPrompt(),
             decode_batch_size=config.sampling.decode_batch_size,

@@ -12,7 +12,8 @@ from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.files.weights import read_json
 from drift.functional.noise import derive_seed
-from drift.methods.parts import State
+from drift.methods.parts import Advantages, Method, Shaped
+from drift.methods.parts.objective import Weight
 from drift.recipes import read_prompts
 from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from drift.training.cuts import cut_prompts
@@ -40,8 +41,8 @@ from drift.training.tracking import (
     read_metrics,
     truncate_metrics,
 )
-from drift.training.update import Learner, update_policy
-from drift.types import ImageEncoder, PolicyModel, Reward
+from drift.training.update import Learner, Signal, update_policy
+from drift.types import Group, ImageEncoder, PolicyModel, Reward, State
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
@@ -65,14 +66,24 @@ class Run:
     reward: Reward
     encoder: ImageEncoder | None
     live: Live | None
-    method_state: State
+    method_state: dict[str, State]  # by slot
     finished: int  # epochs
+
+
+def apply_method(
+    method: Method, group: Group, state: dict[str, State]
+) -> tuple[Shaped, Advantages, Weight]:
+    """Shaping, advantages and the penalty's weight of an epoch; `state` of the slots moves on."""
+    shaped, state["shaping"] = method.shaping(group, state.get("shaping", {}))
+    advantages, state["advantage"] = method.advantage(group, shaped, state.get("advantage", {}))
+    beta, state["regulariser"] = method.regulariser(group, state.get("regulariser", {}))
+    return shaped, advantages, beta
 
 
 def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
     """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
     config, method, clock = run.config, run.config.method, Stopwatch()
-    pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config)
+    pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config, epoch)
     clock.lap("rollout")
 
     at_once = config.sampling.scoring_batch_size
@@ -82,16 +93,15 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
     kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
     del pool  # the paper's is 1.7 GB, and the update needs memory
     features = features_of(run.encoder, kept, at_once)
-    intrinsic = method.shaping(features, config.sampling.steps)
-    advantages, run.method_state = method.advantage(
-        rewards, intrinsic, method.shaping.weight, prompts, run.method_state
-    )
+    group = Group(prompts, rewards, features, config.sampling.steps, epoch)
+    shaped, advantages, beta = apply_method(method, group, run.method_state)
     clock.lap("scoring")
 
     if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
         check_replay(run.model, kept, config)
         clock.lap("preflight")
-    updates = update_policy(run.model, run.learner, kept, advantages.total, config, epoch)
+    signal = Signal(advantages.total, beta)
+    updates = update_policy(run.model, run.learner, kept, signal, config, epoch)
     clock.lap("update")
 
     fractions = run.model.schedule(config.sampling.steps).fractions.cpu()
@@ -100,9 +110,9 @@ def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]
         "epoch": epoch,
         "images_sampled": epoch * pool_rewards.numel(),
         **describe_rewards(pool_rewards, rewards),
-        **describe_diversity(features, intrinsic, method.shaping.upper),
+        **describe_diversity(features, shaped.intrinsic, method.shaping.upper),
         **describe_advantages(advantages),
-        "prompt_signal": conditioning.signal_share(kept.prompt_embeds, fractions).tolist(),
+        "prompt_signal": conditioning.signal_share(kept.conditioned, fractions).tolist(),
         "first_clip_fraction": updates[0].clip_fraction,
         "seconds": clock.seconds,
     }
@@ -182,7 +192,9 @@ def _restore(run: Run) -> None:
         tqdm.write(f"skipped {line}")
     if valid:
         state = load_checkpoint(valid[-1], run.model, run.learner.optimizer)
-        run.method_state, run.learner.skipped = state["method"], state["skipped"]
+        # Before shaping and regulariser had state, "method" was the advantage's.
+        run.method_state = state.get("slots") or {"advantage": state["method"]}
+        run.learner.skipped = state["skipped"]
         run.learner.scaler.load_state_dict(state["scaler"])
         run.config = limit(run.config, state.get("batch_sizes", {}))
         run.finished = valid[-1].epoch
@@ -196,7 +208,7 @@ def _restore(run: Run) -> None:
 def state_of(run: Run) -> dict[str, Any]:
     """What a checkpoint keeps beside weights and moments; all else follows from the counters."""
     return {
-        "method": run.method_state,
+        "slots": run.method_state,
         "scaler": run.learner.scaler.state_dict(),
         "skipped": run.learner.skipped,
         "batch_sizes": sizes(run.config)

@@ -14,18 +14,25 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.encoders import find_encoder
 from drift.errors import UserError
 from drift.files import hub
-from drift.files.checksums import checksum, joint
+from drift.files.checksums import checksum, joint, published_checksum, revision_of
 from drift.files.hub import Part, Weights, is_url
-from drift.models import find_model, locate_model, model_files, model_weights
+from drift.models import (
+    adapter_files,
+    find_model,
+    locate_adapter,
+    locate_model,
+    model_files,
+    model_weights,
+)
 from drift.rewards import check_rewards, custom, find_part, list_terms
 
-MODEL = "model"
+MODEL, ADAPTER = "model", "adapter"
 SHOWN = 5  # differences told of two records
 
 
 @dataclass(frozen=True)
 class Need:
-    """Weights, and what for: "model", "reward NAME" or "encoder NAME"."""
+    """Weights, and what for: "model", "adapter", "reward NAME" or "encoder NAME"."""
 
     role: str
     weights: Weights
@@ -38,12 +45,16 @@ class Need:
         """Where they lie; what is not here is downloaded."""
         if self.role == MODEL:
             return locate_model(self.weights.repo)
+        if self.role == ADAPTER:
+            return locate_adapter(self.weights.repo)
         return hub.locate(self.weights, field=self.role.partition(" ")[0])
 
     def files(self, path: Path) -> dict[str, Path]:
         """Those that count of what lies at `path`, by their names in it."""
         if self.role == MODEL:
-            return {file.relative_to(path).as_posix(): file for file in sorted(model_files(path))}
+            return model_files(path)
+        if self.role == ADAPTER:
+            return adapter_files(path)
         return hub.files_of(self.weights, path)
 
 
@@ -58,8 +69,10 @@ def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
     if evaluation:
         rewards, encoders = rewards + config.judging_rewards, encoders + config.judging_encoders
         encoders += [config.live_encoder] if config.live.every else []
-    model = Need(MODEL, model_weights(config.model.name))
-    return list(dict.fromkeys([model, *_list_judges(rewards, encoders, config.model.name)]))
+    own = [Need(MODEL, model_weights(config.model.name))]
+    if config.model.adapter:
+        own.append(Need(ADAPTER, Weights(config.model.adapter)))
+    return list(dict.fromkeys([*own, *_list_judges(rewards, encoders, config.model.name)]))
 
 
 def _list_judges(rewards: list[str], encoders: list[str], policy: str) -> list[Need]:
@@ -83,7 +96,8 @@ def _needs_of(role: str, part: Part | None) -> list[Need]:
 def record(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     """What training uses, by role: name, path, and SHA-256 of each file; all of it is here.
 
-    A function of one's own is its source file; a URL is just itself.
+    Of what came from the hub the commit as well, its `revision`. A function of one's own is its
+    source file; a URL is just itself.
     """
     used = [*map(_place, list_needs(config)), *_functions([config.reward])]
     hashes = _checksums({file.resolve() for *_, files in used for file in files.values()})
@@ -91,6 +105,8 @@ def record(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     for role, name, path, files in used:
         sums = {file: hashes[place.resolve()] for file, place in files.items()}
         where = {"path": str(path.absolute()), "sha256": sums} if path else {}
+        commit = revision_of(path) if path else None
+        where |= {"revision": commit} if commit else {}
         written.setdefault(role, []).append({"name": name} | where)
     return written
 
@@ -130,11 +146,13 @@ def _functions(rewards: list[str]) -> list[Used]:
 
 
 def _checksums(files: set[Path]) -> dict[Path, str]:
-    """Each file read once; a bar if that takes longer than a second."""
-    total = sum(file.stat().st_size for file in files)
+    """Each file read once, unless the hub's cache names it so; a bar if it takes over a second."""
+    told = {file: known for file in files if (known := published_checksum(file))}
+    unread = sorted(files - told.keys())
+    total = sum(file.stat().st_size for file in unread)
     bar = tqdm(total=total, desc="checksums", unit="B", unit_scale=True, delay=1, leave=False)
     with bar:
-        return {file: checksum(file, bar.update) for file in sorted(files)}
+        return told | {file: checksum(file, bar.update) for file in unread}
 
 
 def refuse_others(run: Path, before: Any, now: dict[str, list[dict[str, Any]]]) -> None:

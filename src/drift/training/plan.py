@@ -20,8 +20,8 @@ from drift.config import TrainConfig
 from drift.functional.noise import trajectory_noise
 from drift.recipes import read_prompts
 from drift.training.memory import free_memory, peak_memory
-from drift.training.rollout import decode
-from drift.training.update import trial_gradient
+from drift.training.rollout import decode, plan_steps
+from drift.training.update import Signal, trained_pairs, trial_gradient
 from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
 
 SHARE = 0.85  # of the free memory that is planned with; the rest is for the allocator's gaps
@@ -60,10 +60,11 @@ def stages(
     """The four of an epoch, in its order; whatever encoders a run has judge with the reward."""
     images, pairs = config.images_sampled, config.samples_per_update * config.sampling.steps
     prompt = read_prompts(config.prompts)[0]
-    image = decode(model, _noise(model, 1)[0].to(model.device), 1)
+    size = config.sampling.size
+    image = decode(model, _noise(model, 1, size)[0].to(model.device), 1)
     return [
         Stage(SIZES[0], images, lambda n: _predict(model, [prompt] * n, config)),
-        Stage(SIZES[1], images, lambda n: _decode(model, n)),
+        Stage(SIZES[1], images, lambda n: _decode(model, n, size)),
         Stage(SIZES[2], images, lambda n: _judge(reward, encoders, image, [prompt] * n)),
         Stage(SIZES[3], pairs, lambda n: _backward(model, prompt, n, config)),
     ]
@@ -142,25 +143,25 @@ def _measure(stage: Stage, rows: int, device: torch.device) -> int | None:
 # --- one call of each stage, on noise ---
 
 
-def _noise(model: PolicyModel, rows: int, steps: int = 0) -> Tensor:
+def _noise(model: PolicyModel, rows: int, size: tuple[int, int] | None, steps: int = 0) -> Tensor:
     """Latents "T+1 B c h w", on the CPU; the random state of the program is left alone."""
-    return trajectory_noise(list(range(rows)), model.latent_shape, steps)
+    return trajectory_noise(list(range(rows)), model.latent_shape(size), steps)
 
 
 @torch.no_grad()
 def _predict(model: PolicyModel, prompts: list[str], config: TrainConfig) -> tuple[Tensor, Tensor]:
     """One denoising step; the states that a trajectory collects, and their stack, are there too."""
     rows, sampling = len(prompts), config.sampling
-    x = _noise(model, rows)[0].to(model.device)
+    x = _noise(model, rows, sampling.size)[0].to(model.device)
     collected = x.new_empty(2 * sampling.steps, *x.shape)
     times = model.schedule(sampling.steps).timesteps[:1].expand(rows)
-    embeds = model.encode_prompts(prompts)
-    return collected, model.predict_noise(x, times, embeds, sampling.guidance_scale)
+    told = model.encode(prompts, sampling.negative_prompt)
+    return collected, model.predict(x, times, told, sampling.guidance_scale)
 
 
 @torch.no_grad()
-def _decode(model: PolicyModel, rows: int) -> Tensor:
-    return model.decode(_noise(model, rows)[0].to(model.device))
+def _decode(model: PolicyModel, rows: int, size: tuple[int, int] | None) -> Tensor:
+    return model.decode(_noise(model, rows, size)[0].to(model.device))
 
 
 @torch.no_grad()
@@ -178,14 +179,15 @@ def _judge(
 
 def _backward(model: PolicyModel, prompt: str, rows: int, config: TrainConfig) -> None:
     """The gradient of one micro-batch, of the first steps of one made-up trajectory."""
-    steps, drawn = config.sampling.steps, model.schedule(config.sampling.steps).stochastic
+    sampling = config.sampling
     made_up = Rollout(
         [prompt],
-        model.encode_prompts([prompt]).each(Tensor.cpu),
+        model.encode([prompt], sampling.negative_prompt).each(Tensor.cpu),
+        plan_steps(model.schedule(sampling.steps), config, 1, epoch=1),
         torch.zeros(1, 1, dtype=torch.long),
-        torch.zeros(1, 1, steps),
-        _noise(model, 1, steps).movedim(1, 0)[None],
+        torch.zeros(1, 1, sampling.steps),
+        _noise(model, 1, sampling.size, sampling.steps).movedim(1, 0)[None],
         torch.zeros(1, 1, 3, 1, 1),
     )
-    pairs = torch.stack([torch.zeros(rows).long(), torch.arange(rows) % drawn], 1)
-    trial_gradient(model, made_up, torch.ones(1, 1), config, pairs)
+    pairs = trained_pairs(made_up, torch.zeros(rows, dtype=torch.long))[:rows]
+    trial_gradient(model, made_up, Signal(torch.ones(1, 1)), config, pairs)

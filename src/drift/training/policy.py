@@ -34,15 +34,18 @@ def use_tf32(wanted: bool) -> None:
 
 
 def make_trainable(model: PolicyModel, config: TrainConfig) -> None:
-    """A fresh adapter, or all of the network; nothing changes until it is trained."""
+    """An adapter, or all of the network; nothing changes until it is trained."""
     wanted = config.model
+    rank, alpha, modules = wanted.lora_rank, wanted.lora_alpha, wanted.target_modules
     if wanted.tune == "full":
         model.unfreeze()
         return
+    if wanted.continues:
+        model.train_adapter(rank, alpha, modules)
+        return
+    assert rank is not None and alpha is not None and modules is not None  # of a fresh one
     try:
-        model.add_adapter(
-            wanted.lora_rank, wanted.lora_alpha, wanted.target_modules, seed=config.seed
-        )
+        model.add_adapter(rank, alpha, modules, seed=config.seed)
     except ValueError as error:  # peft's, of layers that are not there or take no LoRA
         reason = str(error).splitlines()[0]
         raise UserError(f"model.target_modules: no LoRA can be put there: {reason}") from error
@@ -56,10 +59,15 @@ def put_weights(model: PolicyModel, config: TrainConfig, checkpoint: Path) -> No
 
 
 def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyModel:
-    """The model as it was published, or with the weights saved in a checkpoint's folder."""
+    """The model as training begins with it, or with the weights saved in a checkpoint's folder."""
     use_tf32(config.model.dtype != "float32")
     model = load_model(
         config.model.name,
+        prediction_type=config.model.prediction_type,
+        flow_form=config.model.flow_form,
+        flow_shift=config.model.flow_shift,
+        adapter=config.model.adapter,
+        adapter_use=config.model.adapter_use,
         device=pick_device(config.device),
         dtype=getattr(torch, config.model.dtype),
         gradient_checkpointing=config.model.gradient_checkpointing,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
-from drift.training.update import replay
+from drift.training.update import replay, trained_pairs
 from drift.types import PolicyModel, Rollout
 
 TOLERANCE = 5e-6  # of the ratio, in float32; or 1 % of the clip range, if that is more
@@ -30,7 +30,7 @@ SAMPLES = 4  # trajectories that are scored again
 def check_schedule(model: PolicyModel, config: TrainConfig) -> None:
     """Refuse a sampler of which no step draws noise: it has no actions, so nothing to train."""
     steps = config.sampling.steps
-    if model.schedule(steps).stochastic == 0:
+    if not model.schedule(steps).noisy(config.sampling.eta).any():
         raise UserError(
             f"sampling.steps ({steps}): no step of this model's sampler would draw noise, so there "
             "is nothing to train; take more"
@@ -46,16 +46,15 @@ def check_features(model: PolicyModel, config: TrainConfig) -> None:
 
 @torch.no_grad()
 def ratio_errors(model: PolicyModel, kept: Rollout, config: TrainConfig) -> Tensor:
-    """|ratio - 1| "S T" of a few stored trajectories, at every step that draws noise."""
-    P, G, _ = kept.log_probs.shape
-    schedule = model.schedule(config.sampling.steps)
-    samples = torch.linspace(0, P * G - 1, min(SAMPLES, P * G)).long()
-    pairs, errors = torch.cartesian_prod(samples, torch.arange(schedule.stochastic)), []
-    for part in pairs.split(config.optimizer.micro_batch_size):
-        prompt, sample, step = part[:, 0] // G, part[:, 0] % G, part[:, 1]
-        log_prob, _, _ = replay(model, kept, prompt, sample, step, schedule, config)
-        errors.append(((log_prob.cpu() - kept.log_probs[prompt, sample, step]).exp() - 1).abs())
-    return torch.cat(errors).view(len(samples), -1)
+    """|ratio - 1| "S T" of a few stored trajectories; 0 at steps that are not trained on."""
+    schedule, stored = model.schedule(config.sampling.steps), kept.log_probs.flatten(0, 1)
+    samples = torch.linspace(0, len(stored) - 1, min(SAMPLES, len(stored))).long()
+    errors = torch.zeros_like(stored)
+    for part in trained_pairs(kept, samples).split(config.optimizer.micro_batch_size):
+        sample, step = part.unbind(1)
+        log_prob, _, _ = replay(model, kept, part, schedule, config)
+        errors[sample, step] = ((log_prob.cpu() - stored[sample, step]).exp() - 1).abs()
+    return errors[samples]
 
 
 def check_replay(model: PolicyModel, kept: Rollout, config: TrainConfig) -> float:

@@ -1,48 +1,59 @@
 """The only denoising loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from drift.config import OWN_FEATURES, TrainConfig
-from drift.functional.dynamics import gaussian_log_prob
+from drift.functional.dynamics import gaussian_log_prob, over_latents
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
 from drift.training.batches import in_batches
-from drift.types import PolicyModel, Rollout, TextEmbeds
+from drift.types import Conditioned, PolicyModel, Rollout, Schedule, StepPlan
+
+
+def plan_steps(schedule: Schedule, config: TrainConfig, prompts: int, epoch: int) -> StepPlan:
+    """Which steps of an epoch's trajectories draw noise, and which are trained on."""
+    eta, timesteps = config.sampling.eta, config.method.timesteps
+    actions = schedule.noisy(eta).cpu().nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -3))
+    chosen = actions[timesteps(prompts, len(actions), epoch, generator)]
+    train = torch.zeros(prompts, len(schedule), dtype=torch.bool).scatter(1, chosen, True)
+    noise_level = torch.full_like(train, eta, dtype=torch.float32)
+    return StepPlan(noise_level * train if timesteps.ode_elsewhere else noise_level, train)
 
 
 @torch.no_grad()
 def denoise(
     model: PolicyModel,
-    prompt_embeds: TextEmbeds,
+    conditioned: Conditioned,
     seeds: list[int],
+    noise_level: Float[Tensor, "B T"],
     *,
-    steps: int,
     guidance_scale: float,
-    eta: float,
     conditioning: Conditioning,
-) -> tuple[Float[Tensor, "B {steps}+1 c h w"], Float[Tensor, "B {steps}"]]:
+    size: tuple[int, int] | None = None,
+) -> tuple[Float[Tensor, "B T+1 c h w"], Float[Tensor, "B T"]]:
     """DDIM in its SDE form: every state of each trajectory, and the log-probability of each step.
 
-    A deterministic step (eta = 0, or a last one without noise) has none: it is returned as 0.
+    A deterministic step (at noise level 0, or a last one without noise) has none: it is 0.
     """
+    batch, steps = noise_level.shape
     schedule = model.schedule(steps)
-    noise = trajectory_noise(seeds, model.latent_shape, steps).to(model.device)
-    latents, log_probs, stochastic = [noise[0]], [], schedule.stochastic
+    noise = trajectory_noise(seeds, model.latent_shape(size), steps).to(model.device)
+    latents, log_probs = [noise[0]], []
     for k in range(steps):
-        x, batch = latents[-1], len(seeds)
-        fractions = schedule.fractions[k].expand(batch)
-        embeds = conditioning(prompt_embeds, fractions, seeds, [k] * batch)
+        x, fractions = latents[-1], schedule.fractions[k].expand(batch)
+        told = conditioning(conditioned, fractions, seeds, [k] * batch)
         t = schedule.timesteps[k].expand(batch)
-        noise_pred = model.predict_noise(x, t, embeds, guidance_scale)
-        mean, std = schedule.step(x, noise_pred, k, eta)
-        latents.append(mean + std * noise[k + 1])
-        drawn = eta > 0 and k < stochastic
-        log_probs.append(gaussian_log_prob(latents[-1], mean, std) if drawn else x.new_zeros(batch))
+        noise_pred = model.predict(x, t, told, guidance_scale)
+        mean, std = schedule.step(x, noise_pred, k, noise_level[:, k])
+        latents.append(mean + over_latents(std, mean) * noise[k + 1])
+        log_probs.append(gaussian_log_prob(latents[-1], mean, std))
     return torch.stack(latents, 1), torch.stack(log_probs, 1)
 
 
@@ -69,36 +80,38 @@ def rollout(
     model: PolicyModel,
     prompts: Sequence[str],
     seeds: list[list[int]],
+    plan: StepPlan,
     *,
-    steps: int,
     guidance_scale: float,
-    eta: float,
     batch_size: int,
     conditioning: Conditioning,
+    negative_prompt: str = "",
+    size: tuple[int, int] | None = None,
     decode_batch_size: int = 8,
     features: bool = False,
 ) -> Rollout:
-    """Sample `len(seeds[p])` trajectories for every prompt p, `batch_size` at once.
+    """Sample `len(seeds[p])` trajectories for every prompt p by its plan, `batch_size` at once.
 
     What does not fit into memory is done again in halves; the samples do not depend on it.
-    `features`: capture the policy's own as well.
+    `size` is (height, width) in pixels. `features`: capture the policy's own as well.
     """
     pool = len(seeds[0])
-    prompt_embeds = model.encode_prompts(prompts)
+    conditioned = model.encode(prompts, negative_prompt)
     flat_seeds = [seed for row in seeds for seed in row]
-    flat_embeds = prompt_embeds.each(lambda e: e.repeat_interleave(pool, 0))
+    noise_level = plan.noise_level.to(model.device)
     parts = []
 
     def draw(rows: Int[Tensor, "B"]) -> None:
+        prompt = (rows // pool).to(model.device)
         with model.capture_features() if features else nullcontext() as seen:
             latents, log_probs = denoise(
                 model,
-                flat_embeds[rows.to(model.device)],
+                conditioned[prompt],
                 [flat_seeds[row] for row in rows.tolist()],
-                steps=steps,
+                noise_level[prompt],
                 guidance_scale=guidance_scale,
-                eta=eta,
                 conditioning=conditioning,
+                size=size,
             )
         own = [late_features(seen).cpu()] if seen else []
         images = decode(model, latents[:, -1], decode_batch_size)
@@ -108,8 +121,29 @@ def rollout(
     shape = (len(prompts), pool)
     joined = (torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True))
     latents, log_probs, images, *own = joined
-    embeds = prompt_embeds.each(Tensor.cpu)
-    return Rollout(list(prompts), embeds, torch.tensor(seeds), log_probs, latents, images, *own)
+    told = conditioned.each(Tensor.cpu)
+    return Rollout(list(prompts), told, plan, torch.tensor(seeds), log_probs, latents, images, *own)
+
+
+def draw_by(
+    model: PolicyModel,
+    prompts: Sequence[str],
+    seeds: list[list[int]],
+    settings: Mapping[str, Any],
+    **others: Any,
+) -> Rollout:
+    """Pictures to look at, by an evaluation's settings; `others` are those of `rollout`."""
+    size = (settings["height"], settings["width"]) if "height" in settings else None
+    return rollout(
+        model,
+        prompts,
+        seeds,
+        StepPlan.untrained(len(prompts), settings["steps"], settings["eta"]),
+        guidance_scale=settings["guidance_scale"],
+        negative_prompt=settings.get("negative_prompt", ""),
+        size=size,
+        **others,
+    )
 
 
 def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:
@@ -119,7 +153,11 @@ def pool_seeds(config: TrainConfig, epoch: int) -> list[list[int]]:
 
 
 def sample_pool(
-    model: PolicyModel, prompts: Sequence[str], seeds: list[list[int]], config: TrainConfig
+    model: PolicyModel,
+    prompts: Sequence[str],
+    seeds: list[list[int]],
+    config: TrainConfig,
+    epoch: int = 1,
 ) -> Rollout:
     """Candidates as they are drawn in training."""
     sampling = config.sampling
@@ -127,11 +165,12 @@ def sample_pool(
         model,
         prompts,
         seeds,
-        steps=sampling.steps,
+        plan_steps(model.schedule(sampling.steps), config, len(prompts), epoch),
         guidance_scale=sampling.guidance_scale,
-        eta=sampling.eta,
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),
+        negative_prompt=sampling.negative_prompt,
+        size=sampling.size,
         decode_batch_size=sampling.decode_batch_size,
         features=config.encoder == OWN_FEATURES,
     )

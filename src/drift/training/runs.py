@@ -56,7 +56,7 @@ def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:
     else:
         raw = {"prompts": "", "reward": "", "method": {}, "model": {"name": str(target)}}
     raw["evaluation"] = {**raw.get("evaluation", {}), **changes}
-    return validate(raw, source="evaluation")
+    return validate(raw, source=str(target))
 
 
 def evaluation_folder(run: Path, step: int) -> Path:

@@ -1,14 +1,14 @@
 """The only gradient loop: replay kept trajectories and take clipped policy-gradient steps.
 
-The last step is trained like the others if it draws noise (SD 1.5's does, with a small std where
-errors weigh most), and never if it does not: see `Schedule.stochastic`.
+Which steps are trained on stands in the rollout's plan. The last one is among them if it draws
+noise (SD 1.5's does, with a small std where errors weigh most), and never if it does not.
 
 An update whose gradient is not finite is skipped and counted, and leaves weights and moments as
 they are. A micro-batch that does not fit into memory is halved, and its gradient stays the same.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -52,49 +52,87 @@ class UpdateStats:
 def replay(
     model: PolicyModel,
     kept: Rollout,
-    prompt: Int[Tensor, "B"],
-    sample: Int[Tensor, "B"],
-    step: Int[Tensor, "B"],
+    pairs: Int[Tensor, "B 2"],
     schedule: Schedule,
     config: TrainConfig,
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B c h w"], Float[Tensor, "B"]]:
     """Log-probability, mean and std of the stored actions under the present policy."""
-    sampling, device = config.sampling, model.device
-    conditioning = config.method.conditioning.in_training()
+    device, conditioning = model.device, config.method.conditioning.in_training()
+    prompt, sample, step = locate(kept, pairs)
     k = step.to(device)
-    embeds = conditioning(
-        kept.prompt_embeds[prompt].each(lambda e: e.to(device)),
+    told = conditioning(
+        kept.conditioned[prompt].each(lambda e: e.to(device)),
         schedule.fractions[k],
         kept.seeds[prompt, sample].tolist(),
         step.tolist(),
     )
     x = kept.latents[prompt, sample, step].to(device)
     action = kept.latents[prompt, sample, step + 1].to(device)
-    noise_pred = model.predict_noise(x, schedule.timesteps[k], embeds, sampling.guidance_scale)
-    mean, std = schedule.step(x, noise_pred, k, sampling.eta)
+    noise_level = kept.plan.noise_level[prompt, step].to(device)
+    noise_pred = model.predict(x, schedule.timesteps[k], told, config.sampling.guidance_scale)
+    mean, std = schedule.step(x, noise_pred, k, noise_level)
     return gaussian_log_prob(action, mean, std), mean, std
+
+
+def locate(kept: Rollout, pairs: Int[Tensor, "B 2"]) -> tuple[Int[Tensor, "B"], ...]:
+    """Prompt, place in its group, and step of each (sample, step) pair."""
+    G = kept.seeds.shape[1]
+    return pairs[:, 0] // G, pairs[:, 0] % G, pairs[:, 1]
+
+
+def trained_pairs(kept: Rollout, samples: Int[Tensor, "S"]) -> Int[Tensor, "B 2"]:
+    """(sample, step) for every step of these samples that is trained on, sample by sample."""
+    row, step = kept.plan.train[samples // kept.seeds.shape[1]].nonzero().unbind(1)
+    return torch.stack([samples[row], step], 1)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What an update learns from: of each kept sample its advantage and its penalty's weight."""
+
+    advantages: Float[Tensor, "P G"]
+    penalty_weight: float | Float[Tensor, "P G"] = 0.0  # beta
 
 
 def update_policy(
     model: PolicyModel,
     learner: Learner,
     kept: Rollout,
-    advantages: Float[Tensor, "P G"],
+    signal: Signal,
     config: TrainConfig,
     epoch: int,
 ) -> list[UpdateStats]:
     """One pass over the kept samples in `updates_per_epoch` optimizer steps."""
-    P, G, _ = kept.log_probs.shape
-    schedule = model.schedule(config.sampling.steps)
     generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -1))
-    order = torch.randperm(P * G, generator=generator)
-    steps = config.method.timesteps(P, schedule.stochastic, epoch, generator)
-    updates = []
-    for chunk in order.chunk(config.optimizer.updates_per_epoch):
-        chosen = steps[chunk // G]  # "S K", those of each sample's prompt
-        pairs = torch.stack([chunk.repeat_interleave(chosen.shape[1]), chosen.flatten()], 1)
-        updates += [_one_update(model, learner, kept, advantages, config, pairs, schedule)]
-    return updates
+    order = torch.randperm(kept.seeds.numel(), generator=generator)
+    chunks = order.chunk(config.optimizer.updates_per_epoch)
+    updates = [trained_pairs(kept, samples) for samples in chunks]
+    if config.optimizer.old_log_probs == "replay":
+        kept = replayed(model, learner, kept, config, updates)
+    return [_one_update(model, learner, kept, signal, config, pairs) for pairs in updates]
+
+
+@torch.no_grad()
+def replayed(
+    model: PolicyModel,
+    learner: Learner,
+    kept: Rollout,
+    config: TrainConfig,
+    updates: list[Int[Tensor, "B 2"]],
+) -> Rollout:
+    """The same samples with the log-probabilities that the updates' own micro-batches compute."""
+    schedule, found = model.schedule(config.sampling.steps), kept.log_probs.clone()
+    flat = found.flatten(0, 1)
+
+    def again(part: Int[Tensor, "B 2"]) -> None:
+        log_prob, _, _ = replay(model, kept, part, schedule, config)
+        flat[tuple(part.unbind(1))] = log_prob.cpu()
+
+    for pairs in updates:
+        learner.micro_batch_size = in_batches(
+            again, pairs, learner.micro_batch_size, field="optimizer.micro_batch_size"
+        )
+    return replace(kept, log_probs=found)
 
 
 @dataclass
@@ -110,79 +148,90 @@ class Tally:
     def __post_init__(self) -> None:
         self.gap = torch.full((self.steps,), -1.0)
 
-    def add(self, step, log_prob, old, loss, penalty, clip_range: float, share: float) -> None:
-        log_prob, loss, penalty = (v.detach().float().cpu() for v in (log_prob, loss, penalty))
+    def add(self, step, old, terms: "Terms", clip_range: float, share: float) -> None:
+        measured = torch.stack([terms.log_prob, terms.loss, terms.penalty]).detach().float().cpu()
+        log_prob, loss, penalty = measured  # in one copy
         clipped = clip_fraction(log_prob, old, clip_range)
         kl = approx_kl(log_prob, old, self.elements)
-        measured = (loss.mean(), clipped, kl, penalty.mean())
-        self.means += share * torch.stack(measured)
+        self.means += share * torch.stack([loss.mean(), clipped, kl, penalty.mean()])
         self.worst = max(self.worst, float(((log_prob - old).exp() - 1).abs().max()))
         self.gap.scatter_reduce_(0, step, (log_prob - old).abs(), "amax")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of some (sample, step) pairs; minimised is the mean of loss + penalty_weight·penalty."""
+
+    log_prob: Float[Tensor, "B"]
+    loss: Float[Tensor, "B"]  # the surrogate, weighed by its step
+    penalty: Float[Tensor, "B"]
+    penalty_weight: float | Float[Tensor, "B"]
+
+    @property
+    def objective(self) -> Float[Tensor, ""]:
+        return (self.loss + self.penalty_weight * self.penalty).mean()
 
 
 def loss_terms(
     model: PolicyModel,
     kept: Rollout,
-    advantages: Float[Tensor, "P G"],
+    signal: Signal,
     config: TrainConfig,
     pairs: Int[Tensor, "B 2"],
-    schedule: Schedule,
-    weights: Float[Tensor, "T"],
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Log-probability, weighed surrogate loss and KL penalty of (sample, step) `pairs`."""
-    method, G, here = config.method, advantages.shape[1], model.device
-    prompt, sample, step = pairs[:, 0] // G, pairs[:, 0] % G, pairs[:, 1]
-    log_prob, mean, std = replay(model, kept, prompt, sample, step, schedule, config)
+) -> Terms:
+    """The terms of the loss, of (sample, step) `pairs`, under the present policy."""
+    method, here, schedule = config.method, model.device, model.schedule(config.sampling.steps)
+    prompt, sample, step = locate(kept, pairs)
+    log_prob, mean, std = replay(model, kept, pairs, schedule, config)
     old, k = kept.log_probs[prompt, sample, step].to(here), step.to(here)
-    loss = weights[k] * method.surrogate(log_prob, old, advantages[prompt, sample].to(here))
+    weights = method.weighting(schedule, config.sampling.eta)
+    advantage, beta = signal.advantages[prompt, sample].to(here), signal.penalty_weight
+    loss = weights[k] * method.surrogate(log_prob, old, advantage)
     penalty = torch.zeros_like(loss)
     if method.regulariser.weight:
         with torch.no_grad(), model.reference():
-            _, reference_mean, _ = replay(model, kept, prompt, sample, step, schedule, config)
-        penalty = method.regulariser(mean, reference_mean, std, schedule.fractions[k])
-    return log_prob, loss, penalty
+            _, reference_mean, _ = replay(model, kept, pairs, schedule, config)
+        penalty = method.regulariser.penalty(mean, reference_mean, std, schedule.fractions[k])
+    if isinstance(beta, Tensor):
+        beta = beta[prompt, sample].to(here)
+    return Terms(log_prob, loss, penalty, beta)
 
 
 def trial_gradient(
     model: PolicyModel,
     kept: Rollout,
-    advantages: Float[Tensor, "P G"],
+    signal: Signal,
     config: TrainConfig,
     pairs: Int[Tensor, "B 2"],
 ) -> tuple[Tensor | None, ...]:
     """The gradient of one micro-batch, as an update would take it; nothing is changed by it."""
-    method, schedule = config.method, model.schedule(config.sampling.steps)
-    weights = method.weighting(schedule, config.sampling.eta)
-    _, loss, penalty = loss_terms(model, kept, advantages, config, pairs, schedule, weights)
-    total = (loss + method.regulariser.weight * penalty).mean()
-    return torch.autograd.grad(total, model.trainable_parameters(), allow_unused=True)
+    terms = loss_terms(model, kept, signal, config, pairs)
+    return torch.autograd.grad(terms.objective, model.trainable_parameters(), allow_unused=True)
 
 
-def _one_update(model, learner, kept, advantages, config, pairs, schedule) -> UpdateStats:
+def _one_update(model, learner, kept, signal, config, pairs) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
-    method, parameters = config.method, model.trainable_parameters()
-    tally = Tally(len(schedule), elements=kept.latents[0, 0, 0].numel())
-    weights = method.weighting(schedule, config.sampling.eta)
-    stored = kept.log_probs.flatten(0, 1)
+    parameters = model.trainable_parameters()
+    tally = Tally(kept.plan.train.shape[1], elements=kept.latents[0, 0, 0].numel())
+    stored, clip_range = kept.log_probs.flatten(0, 1), config.method.surrogate.clip_range
+    gradients: list[Tensor | None] = [None] * len(parameters)
 
     def accumulate(part: Int[Tensor, "B 2"]) -> None:
         """All or nothing, so that a part which ran out of memory can be done again in halves."""
-        log_prob, loss, penalty = loss_terms(
-            model, kept, advantages, config, part, schedule, weights
-        )
-        share = len(part) / len(pairs)
-        total = (loss + method.regulariser.weight * penalty).mean() * share
-        gradients = torch.autograd.grad(learner.scaler.scale(total), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient.add_(0 if parameter.grad is None else parameter.grad)
+        terms, share = loss_terms(model, kept, signal, config, part), len(part) / len(pairs)
+        learner.optimizer.zero_grad()  # of a part that failed
+        learner.scaler.scale(terms.objective * share).backward()
+        for k, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                gradients[k] = parameter.grad.add_(0 if gradients[k] is None else gradients[k])
         sample, step = part.unbind(1)
-        old = stored[sample, step]
-        tally.add(step, log_prob, old, loss, penalty, method.surrogate.clip_range, share)
+        tally.add(step, stored[sample, step], terms, clip_range, share)
 
     learner.micro_batch_size = in_batches(
         accumulate, pairs, learner.micro_batch_size, field="optimizer.micro_batch_size"
     )
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     norm, skipped = _step(learner, parameters, config.optimizer.max_grad_norm)
     loss, clipped, kl, reference_kl = tally.means.tolist()
     gaps = [value if value >= 0 else None for value in tally.gap.tolist()]

@@ -1,7 +1,9 @@
 """The slots of a method, each a frozen dataclass over `functional/`; one file a slot.
 
 `kind` names a part in recipes. Every part of a slot takes the same arguments; the plain one of each
-slot does nothing, so the training loop never asks which method it runs.
+slot does nothing, so the training loop never asks which method it runs. Shaping, advantage and
+regulariser see the epoch's `Group` and have state: what they remember of earlier epochs is passed
+in and returned.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +14,6 @@ from drift.methods.parts.advantage import (
     BatchAdvantage,
     BufferedAdvantage,
     GroupAdvantage,
-    State,
 )
 from drift.methods.parts.conditioning import CleanPrompt, Conditioning, NoisedPrompt
 from drift.methods.parts.objective import (
@@ -28,7 +29,7 @@ from drift.methods.parts.selection import (
     RewardContrasted,
     Selection,
 )
-from drift.methods.parts.shaping import DiversityShaping, NoShaping, Shaping
+from drift.methods.parts.shaping import DiversityShaping, NoShaping, Shaped, Shaping
 from drift.methods.parts.timesteps import AllSteps, FirstSteps, RandomSteps, Timesteps, WindowSteps
 from drift.methods.parts.weighting import BalancedWeights, SameWeights, Weighting
 
@@ -54,7 +55,7 @@ __all__ = [
     "RewardConcentrated",
     "RewardContrasted",
     "SameWeights",
-    "State",
+    "Shaped",
     "WindowSteps",
 ]
 

@@ -1,12 +1,10 @@
-"""Advantage: (rewards "P G", intrinsic "P G", weight, prompts, state) -> (Advantages, state).
+"""Advantage: (group, shaped, state) -> (Advantages, state).
 
-The intrinsic reward is always normalised by its own group. Running state is a JSON-able dict,
-passed in and returned; it is checkpointed.
+The intrinsic reward is always normalised by its own group.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,6 +13,8 @@ from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import advantages
+from drift.methods.parts.shaping import Shaped
+from drift.types import Group, State
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,6 @@ class Advantages:
     intrinsic: Float[Tensor, "P G"]
 
 
-State = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class GroupAdvantage:
     """GRPO's advantage (Eq. 3), plus weight times that of the intrinsic reward (Eq. 14)."""
@@ -36,13 +33,13 @@ class GroupAdvantage:
     kind: Literal["group"] = "group"
     coupled: bool = False  # Eq. 12, one advantage of the summed rewards, in place of Eq. 14
 
-    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
-        extrinsic = advantages.group_advantages(rewards)
-        own = advantages.group_advantages(intrinsic)
+    def __call__(self, group: Group, shaped: Shaped, state: State) -> tuple[Advantages, State]:
+        extrinsic = advantages.group_advantages(group.rewards)
+        own = advantages.group_advantages(shaped.intrinsic)
         total = (
-            advantages.group_advantages(rewards + weight * intrinsic)
+            advantages.group_advantages(group.rewards + shaped.weight * shaped.intrinsic)
             if self.coupled
-            else advantages.combine(extrinsic, own, weight)
+            else advantages.combine(extrinsic, own, shaped.weight)
         )
         return Advantages(total, extrinsic, own), state
 
@@ -54,10 +51,10 @@ class BatchAdvantage:
     kind: Literal["batch"] = "batch"
     limit: float = 5.0  # advantages are clipped to +-limit, as in DDPO's PyTorch code
 
-    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
-        extrinsic = advantages.batch_advantages(rewards).clamp(-self.limit, self.limit)
-        own = advantages.group_advantages(intrinsic)
-        return Advantages(advantages.combine(extrinsic, own, weight), extrinsic, own), state
+    def __call__(self, group: Group, shaped: Shaped, state: State) -> tuple[Advantages, State]:
+        extrinsic = advantages.batch_advantages(group.rewards).clamp(-self.limit, self.limit)
+        own = advantages.group_advantages(shaped.intrinsic)
+        return Advantages(advantages.combine(extrinsic, own, shaped.weight), extrinsic, own), state
 
 
 @dataclass(frozen=True)
@@ -79,15 +76,15 @@ class BufferedAdvantage:
             f"min_count ({self.min_count}) must lie in [2, buffer_size ({self.buffer_size})]",
         )
 
-    def __call__(self, rewards, intrinsic, weight: float, prompts: Sequence[str], state: State):
+    def __call__(self, group: Group, shaped: Shaped, state: State) -> tuple[Advantages, State]:
         latest = dict(state)
-        for prompt, row in zip(prompts, rewards.tolist(), strict=True):
+        for prompt, row in zip(group.prompts, group.rewards.tolist(), strict=True):
             latest[prompt] = [*latest.get(prompt, []), *row][-self.buffer_size :]
-        buffers = [torch.tensor(latest[prompt]) for prompt in prompts]
-        extrinsic = advantages.buffered_advantages(rewards, buffers, self.min_count)
+        buffers = [torch.tensor(latest[prompt]) for prompt in group.prompts]
+        extrinsic = advantages.buffered_advantages(group.rewards, buffers, self.min_count)
         extrinsic = extrinsic.clamp(-self.limit, self.limit)
-        own = advantages.group_advantages(intrinsic)
-        return Advantages(advantages.combine(extrinsic, own, weight), extrinsic, own), latest
+        own = advantages.group_advantages(shaped.intrinsic)
+        return Advantages(advantages.combine(extrinsic, own, shaped.weight), extrinsic, own), latest
 
 
 Advantage = Annotated[GroupAdvantage | BatchAdvantage | BufferedAdvantage, Discriminator("kind")]

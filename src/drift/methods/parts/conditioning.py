@@ -1,6 +1,7 @@
-"""Conditioning: (prompt_embeds of B, t "B" in [0, 1], seeds, steps) -> prompt_embeds of B.
+"""Conditioning: (conditioned of B, t "B" in [0, 1], seeds, steps) -> conditioned of B.
 
-Seed and step fix the noise, so that a replay sees exactly what the rollout was sampled under.
+The prompt's branch is changed, never the unconditional one. Seed and step fix the noise, so that a
+replay sees exactly what the rollout was sampled under.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import conditioning, noise
-from drift.types import TextEmbeds
+from drift.types import Conditioned
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class CleanPrompt:
 
     kind: Literal["clean"] = "clean"
 
-    def __call__(self, prompt_embeds: TextEmbeds, t, seeds, steps) -> TextEmbeds:
-        return prompt_embeds
+    def __call__(self, conditioned: Conditioned, t, seeds, steps) -> Conditioned:
+        return conditioned
 
-    def signal_share(self, prompt_embeds: TextEmbeds, t) -> Float[Tensor, "T"]:
+    def signal_share(self, conditioned: Conditioned, t) -> Float[Tensor, "T"]:
         return torch.ones_like(t)
 
     def in_training(self) -> "CleanPrompt":
@@ -52,16 +53,22 @@ class NoisedPrompt:
         refuse(self.scale < 0, f"scale must not be negative, got {self.scale}")
         refuse(not 0 <= self.mix <= 1, f"mix (psi) must lie in [0, 1], got {self.mix}")
 
-    def __call__(self, prompt_embeds: TextEmbeds, t, seeds, steps) -> TextEmbeds:
-        clean = prompt_embeds.tokens
+    def __call__(self, conditioned: Conditioned, t, seeds, steps) -> Conditioned:
+        clean = conditioned.prompt.tokens
         drawn = noise.step_noise(seeds, steps, tuple(clean.shape[1:])).to(clean)
-        noised = conditioning.perturb_embedding(
-            clean, t, drawn, self.scale, self.tau1, self.tau2, self.mix
-        )
-        return replace(prompt_embeds, tokens=noised)
+        noised, settings = clean.clone(), (self.scale, self.tau1, self.tau2, self.mix)
+        for place in conditioned.prompt.blocks:
+            own = (slice(None), *place)
+            noised[own] = conditioning.perturb_embedding(clean[own], t, drawn[own], *settings)
+        return replace(conditioned, prompt=replace(conditioned.prompt, tokens=noised))
 
-    def signal_share(self, prompt_embeds: TextEmbeds, t) -> Float[Tensor, "T"]:
-        return conditioning.signal_share(prompt_embeds.tokens, t, self.scale, self.tau1, self.tau2)
+    def signal_share(self, conditioned: Conditioned, t) -> Float[Tensor, "T"]:
+        tokens, settings = conditioned.prompt.tokens, (self.scale, self.tau1, self.tau2)
+        shares = [
+            conditioning.signal_share(tokens[(slice(None), *place)], t, *settings)
+            for place in conditioned.prompt.blocks
+        ]
+        return torch.stack(shares).mean(0)
 
     def in_training(self) -> "CleanPrompt | NoisedPrompt":
         return self if self.train else CleanPrompt()

@@ -1,7 +1,9 @@
 """What is minimised, for each (sample, step) pair.
 
 Surrogate: (log_prob "B", old_log_prob "B", advantages "B") -> loss "B".
-Regulariser: (mean "B ...", reference mean "B ...", std "B", t "B" in [0, 1]) -> penalty "B".
+Regulariser: (group, state) -> (weight of the penalty, one for all or "P G", state); its `penalty`
+is (mean "B ...", reference mean "B ...", std "B", t "B" in [0, 1]) -> "B". One whose `weight` is 0
+is never asked for a penalty, which costs a pass of the reference.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import kl, surrogate
+from drift.types import Group, State
+
+Weight = float | Float[Tensor, "P G"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class NoRegulariser:
     kind: Literal["none"] = "none"
     weight = 0.0
 
-    def __call__(self, mean, reference_mean, std, t) -> Float[Tensor, "B"]:
+    def __call__(self, group: Group, state: State) -> tuple[Weight, State]:
+        return self.weight, state
+
+    def penalty(self, mean, reference_mean, std, t) -> Float[Tensor, "B"]:
         return mean.new_zeros(len(mean))
 
 
@@ -50,7 +58,10 @@ class ReferenceKL:
     def __post_init__(self) -> None:
         refuse(self.weight < 0, f"weight (beta) must not be negative, got {self.weight}")
 
-    def __call__(self, mean, reference_mean, std, t) -> Float[Tensor, "B"]:
+    def __call__(self, group: Group, state: State) -> tuple[Weight, State]:
+        return self.weight, state
+
+    def penalty(self, mean, reference_mean, std, t) -> Float[Tensor, "B"]:
         return kl.gaussian_kl(mean, reference_mean, std)
 
 

@@ -1,4 +1,4 @@
-"""Shaping: (features "P G D", steps) -> intrinsic reward "P G"."""
+"""Shaping: (group, state) -> (Shaped, state)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,6 +9,15 @@ from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import shaping
+from drift.types import Group, State
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """The intrinsic reward of each sample and how much its advantage counts (lambda)."""
+
+    intrinsic: Float[Tensor, "P G"]
+    weight: float | Float[Tensor, "P G"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,8 @@ class NoShaping:
     weight = 0.0
     upper = float("inf")
 
-    def __call__(self, features, steps: int) -> Float[Tensor, "P G"]:
-        return features.new_zeros(features.shape[:2])
+    def __call__(self, group: Group, state: State) -> tuple[Shaped, State]:
+        return Shaped(group.features.new_zeros(group.features.shape[:2]), 0.0), state
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,10 @@ class DiversityShaping:
         refuse(self.weight < 0, f"weight (lambda) must not be negative, got {self.weight}")
         refuse(self.upper <= 0, f"upper (sigma) must be positive, got {self.upper}")
 
-    def __call__(self, features, steps: int) -> Float[Tensor, "P G"]:
-        diversity = shaping.intra_group_diversity(features)
-        telescoped = shaping.trajectory_intrinsic_reward(diversity, self.gamma, steps)
-        return shaping.clip_intrinsic(telescoped, self.upper)
+    def __call__(self, group: Group, state: State) -> tuple[Shaped, State]:
+        diversity = shaping.intra_group_diversity(group.features)
+        telescoped = shaping.trajectory_intrinsic_reward(diversity, self.gamma, group.steps)
+        return Shaped(shaping.clip_intrinsic(telescoped, self.upper), self.weight), state
 
 
 Shaping = Annotated[NoShaping | DiversityShaping, Discriminator("kind")]

@@ -1,4 +1,8 @@
-"""Timesteps: (prompts P, steps, epoch, generator) -> indices "P K" of the steps trained on."""
+"""Timesteps: (prompts P, steps, epoch, generator) -> indices "P K" of the steps trained on.
+
+With `ode_elsewhere` the other steps are taken without noise (MixGRPO): what makes the rewards of a
+group differ, beside the start, is then what is trained.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +20,7 @@ class AllSteps:
     """Every step, as in the paper."""
 
     kind: Literal["all"] = "all"
+    ode_elsewhere = False
 
     def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
         return timesteps.all_steps(prompts, steps)
@@ -31,6 +36,7 @@ class FirstSteps:
 
     kind: Literal["first"] = "first"
     fraction: float = 0.5
+    ode_elsewhere: bool = False
 
     def __post_init__(self) -> None:
         refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
@@ -45,6 +51,7 @@ class RandomSteps:
 
     kind: Literal["random"] = "random"
     fraction: float = 0.5
+    ode_elsewhere: bool = False
 
     def __post_init__(self) -> None:
         refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
@@ -60,6 +67,7 @@ class WindowSteps:
     kind: Literal["window"] = "window"
     size: int = 4
     every: int = 25  # epochs before it moves on by a step
+    ode_elsewhere: bool = False
 
     def __post_init__(self) -> None:
         refuse(min(self.size, self.every) < 1, "size and every must be at least 1")

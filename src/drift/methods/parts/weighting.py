@@ -1,4 +1,7 @@
-"""Weighting: (schedule, eta) -> weights "T" of the steps in the loss, mean 1 over noisy steps."""
+"""Weighting: (schedule, noise level) -> weights "T" of the steps in the loss.
+
+Their mean over the steps that draw noise is 1.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +11,6 @@ from jaxtyping import Float
 from pydantic import Discriminator
 from torch import Tensor
 
-from drift.functional.dynamics import step_sensitivity
 from drift.types import Schedule
 
 
@@ -18,8 +20,8 @@ class SameWeights:
 
     kind: Literal["same"] = "same"
 
-    def __call__(self, schedule: Schedule, eta: float) -> Float[Tensor, "T"]:
-        return torch.ones_like(schedule.alphas)
+    def __call__(self, schedule: Schedule, noise_level: float) -> Float[Tensor, "T"]:
+        return torch.ones_like(schedule.fractions)
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class BalancedWeights:
 
     kind: Literal["balanced"] = "balanced"
 
-    def __call__(self, schedule: Schedule, eta: float) -> Float[Tensor, "T"]:
-        weights = 1 / step_sensitivity(schedule.alphas, schedule.next_alphas, eta)
-        return weights / weights[: schedule.stochastic].mean()  # a step without noise weighs 0
+    def __call__(self, schedule: Schedule, noise_level: float) -> Float[Tensor, "T"]:
+        weights = 1 / schedule.sensitivity(noise_level)  # a step without noise weighs 0
+        return weights / weights[schedule.noisy(noise_level)].mean()
 
 
 Weighting = Annotated[SameWeights | BalancedWeights, Discriminator("kind")]

@@ -1,0 +1,102 @@
+"""What policies over diffusers' pipelines have in common, whatever their family."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from drift.errors import UserError
+from drift.models.tokens import see
+from drift.models.trained import Trained
+from drift.types import Conditioned, Seen, TextEmbeds
+
+PLACES = 4  # a side of the grid that captured features are pooled to; docs/encoders.md measures it
+
+
+class DiffusersPolicy(Trained):
+    """A frozen pipeline of which one network is trained.
+
+    In half precision the frozen parts are stored so, and the network computes under autocast; what
+    is trained stays float32, and so do latents, guidance and predictions. Nothing here has dropout,
+    and the network stays in eval mode with gradients on.
+    """
+
+    multiple: ClassVar[int] = 1  # of latents a side
+    most_tokens: ClassVar[int] = 256  # of a T5, as SD 3's pipeline cuts; CLIP takes 77 by itself
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
+        read_base: Callable[[], ModelMixin] | None = None,
+    ):
+        """`pipe` is in `dtype` already; `read_base` reads its network again, to train all of it."""
+        self.pipe, self.device, self.dtype = pipe, torch.device(device), dtype
+        if read_base is not None:
+            self.read_base = read_base
+        self.pipe.set_progress_bar_config(disable=True)
+        for part in self.pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.eval().requires_grad_(False)
+        self.pipe.to(self.device)
+        self.network.to(memory_format=torch.channels_last)
+        self.pipe.vae.to(memory_format=torch.channels_last)
+        if gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+        self.captured: list[Tensor] | None = None
+
+    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+        """(channels, h, w) of a picture of `size` (height, width), or of the model's own."""
+        config, factor = self.network.config, self.pipe.vae_scale_factor
+        if size is None:
+            return config.in_channels, config.sample_size, config.sample_size
+        wanted = factor * self.multiple
+        for field, pixels in zip(("height", "width"), size, strict=True):
+            if pixels < wanted or pixels % wanted:
+                raise UserError(
+                    f"{field}: {pixels} is no multiple of {wanted}, as this model needs"
+                )
+        return config.in_channels, size[0] // factor, size[1] // factor
+
+    def see(self, prompts: Sequence[str]) -> list[Seen]:
+        """Of several text encoders, by the one that each prompt loses least to; of equals the last.
+
+        Behind SD 3's two CLIPs, which take 77 tokens, stands a T5, which tells capitals apart.
+        """
+        named = (f"tokenizer{end}" for end in ("", "_2", "_3"))
+        tokenizers = [t for name in named if (t := getattr(self.pipe, name, None)) is not None]
+        by = [see(t, prompts, self.most_tokens) for t in reversed(tokenizers)]
+        return [min(each, key=lambda seen: seen.lost) for each in zip(*by, strict=True)]
+
+    def _autocast(self) -> torch.autocast:
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
+
+    def _decoded(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Images in [0, 1] of the autoencoder's own latents, all at once."""
+        given = latents.to(self.device, self.pipe.vae.dtype)
+        decoded = self.pipe.vae.decode(given.contiguous(memory_format=torch.channels_last)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
+
+
+def pooled(activation: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
+    """A hidden state's mean in each place of a small grid, in as many numbers at any size."""
+    return F.adaptive_avg_pool2d(activation.float(), PLACES).flatten(1)
+
+
+def branches(prompt: TextEmbeds, negative: TextEmbeds) -> Conditioned:
+    """Both of guidance; the one row of `negative` is every prompt's."""
+    return Conditioned(prompt, negative.each(lambda e: e.expand(len(prompt), *e.shape[1:])))
+
+
+def both(conditioned: Conditioned) -> TextEmbeds:
+    """The unconditional rows, then the prompts'."""
+    negative, prompt = conditioned.negative, conditioned.prompt
+    extra = {name: torch.cat([negative.extra[name], e]) for name, e in prompt.extra.items()}
+    return TextEmbeds(torch.cat([negative.tokens, prompt.tokens]), extra)

@@ -1,0 +1,104 @@
+"""A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
+
+import json
+from collections.abc import Container
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from drift.errors import UserError
+from drift.files import single_file
+from drift.files.folders import variant_of
+
+diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
+transformers_logging.disable_progress_bar()
+
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
+NETWORKS = ("unet", "vae", "text_encoder")
+# What is not asked for is not downloaded either, though a published index names it.
+LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+NOISE_SIZE = 64  # latents a side of SD 2.x that predicts noise (2.1-base); velocity: 96
+
+
+def open_pipeline(
+    source: Path, dtype: torch.dtype, prediction_type: PredictionType = "auto"
+) -> StableDiffusionPipeline:
+    """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
+    if source.is_file():
+        return _from_file(source, dtype, prediction_type)
+    pipe = read_folder(StableDiffusionPipeline, source, dtype, LEFT_OUT)
+    if prediction_type != "auto":
+        pipe.scheduler.register_to_config(prediction_type=prediction_type)
+    return pipe
+
+
+def read_folder(
+    kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
+) -> Pipeline:
+    """The pipeline in a diffusers folder, with `parts` in place of its own."""
+    parts = _variants(source, dtype, but=parts) | parts
+    try:
+        return kind.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, local_files_only=True, **parts
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: '{source}' is no {kind.__name__}: {reason}") from error
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Store a network in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
+    return nn.Module.to(network, dtype)
+
+
+def read_unet(source: Path) -> UNet2DConditionModel:
+    """The UNet alone, in float32 and in eval mode."""
+    if source.is_file():
+        return single_file.load_part(source, "unet")
+    return UNet2DConditionModel.from_pretrained(
+        source,
+        subfolder="unet",
+        dtype=torch.float32,
+        use_safetensors=True,
+        variant=variant_of(source / "unet", field="model.name"),
+    ).eval()
+
+
+def _variants(folder: Path, dtype: torch.dtype, but: Container[str]) -> dict[str, Any]:
+    """The networks of which the folder has only a half precision's file; the others it finds."""
+    index, found = json.loads((folder / "model_index.json").read_text()), {}
+    named = [part for part in index if isinstance(index[part], list) and part not in but]
+    for part in named:
+        variant = variant_of(folder / part, field="model.name")
+        if variant and index[part][0] in ("diffusers", "transformers"):
+            network = getattr(import_module(index[part][0]), index[part][1])
+            found[part] = network.from_pretrained(
+                folder / part, dtype=dtype, use_safetensors=True, variant=variant
+            )
+    return found
+
+
+def _from_file(
+    file: Path, dtype: torch.dtype, prediction_type: PredictionType
+) -> StableDiffusionPipeline:
+    layout = single_file.layout_of(file)
+    told = single_file.prediction_type_of(file) if prediction_type == "auto" else prediction_type
+    parts: dict[str, Any] = {p: cast(single_file.load_part(file, p), dtype) for p in NETWORKS}
+    if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
+        parts["unet"].register_to_config(sample_size=NOISE_SIZE)
+    scheduler = DDIMScheduler.from_config(layout["scheduler"] | {"prediction_type": told})
+    return StableDiffusionPipeline(
+        tokenizer=single_file.load_tokenizer(file), scheduler=scheduler, **parts, **LEFT_OUT
+    )

@@ -1,0 +1,197 @@
+"""SDXL and SD 3 on tiny random pipelines, beside diffusers' own with the same weights."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+from PIL import Image
+
+from drift.config import load_run_config
+from drift.errors import UserError
+from drift.evaluation.generate import generate
+from drift.menagerie.captions import MAX_TOKENS
+from drift.methods.parts import NoisedPrompt
+from drift.models import load_model, stable_diffusion_3, stable_diffusion_xl
+from drift.recipes import load_recipe
+from drift.training.loop import train
+from drift.training.tracking import read_metrics
+from tests.models.families import BUILD, WIDTH
+
+PIPELINES = {
+    "sdxl": (StableDiffusionXLPipeline, stable_diffusion_xl.OPTIONAL),
+    "sd3": (StableDiffusion3Pipeline, stable_diffusion_3.OPTIONAL),
+}
+JOINT = "to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out"  # flow_grpo's
+OWN = {"sdxl": [], "sd3": [f"model.target_modules={JOINT}", "sampling.eta=0.7"]}
+CPS = ["model.flow_form=cps", "model.flow_shift=once"]
+SEEDS = (3, 12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: build(tmp_path_factory.mktemp(name)) for name, build in BUILD.items()}
+
+
+@pytest.fixture(scope="module")
+def run_of(folders, tmp_path_factory):
+    """(family, method, overrides) -> its run, trained once."""
+    runs = {}
+
+    def trained(family, method, *overrides):
+        key = family, method, overrides
+        if key not in runs:
+            where = tmp_path_factory.mktemp("runs") / "run"
+            small = ["epochs=2", "checkpoint_every=1", "threads=1", "sampling.steps=3"]
+            small += [
+                "sampling.prompts_per_epoch=2",
+                "sampling.pool_size=4",
+                "sampling.group_size=2",
+            ]
+            small += ["optimizer.updates_per_epoch=2", "model.lora_alpha=4", *OWN[family]]
+            own = [f"method={method}", f"model.name={folders[family]}", f"output={where}"]
+            runs[key] = train(load_recipe("menagerie", [*small, *own, *overrides]), progress=False)
+        return runs[key]
+
+    return trained
+
+
+def plain(folders, family, lora=None, **sampler):
+    kind, optional = PIPELINES[family]
+    pipe = kind.from_pretrained(folders[family], **dict.fromkeys(optional))
+    pipe.set_progress_bar_config(disable=True)
+    if family == "sdxl":
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        sampler["eta"] = 0.0
+    if lora:
+        pipe.load_lora_weights(lora)
+    if "negative_prompt" in sampler:
+        sampler["negative_prompt"] = [sampler["negative_prompt"]] * 2
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    images = pipe(["a fox"] * 2, num_inference_steps=4, generator=generators, **sampler).images
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def ours(target, out, **sampler):
+    """At noise level 0."""
+    *paths, _ = generate(target, ["a fox"], seeds=SEEDS, out=out, steps=4, eta=0.0, **sampler)
+    return np.stack([np.asarray(Image.open(path)) for path in paths]).astype(int)
+
+
+@pytest.mark.parametrize("family", BUILD)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"guidance_scale": 4.5},
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 2.0, "height": 48, "width": 80, "negative_prompt": "a bee"},
+    ],
+)
+def test_without_noise_pictures_are_plain_diffusers(folders, tmp_path, family, sampler):
+    drawn = ours(folders[family], tmp_path, **sampler)
+    assert np.abs(drawn - plain(folders, family, **sampler)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "overrides"),
+    [
+        ("sdxl", "grpo", []),
+        ("sdxl", "drift", []),
+        ("sd3", "grpo", []),
+        ("sd3", "drift", []),
+        ("sd3", "grpo-kl", CPS),
+    ],
+)
+def test_a_run_trains_and_its_lora_is_plain_diffusers(
+    folders, run_of, tmp_path, family, method, overrides
+):
+    run = run_of(family, method, *overrides)
+    lines = read_metrics(run)
+    assert lines[0]["max_ratio_error"] < 2e-6
+    assert lines[0]["clip_fraction"] == 0
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert lines[0]["log_prob_gap"][-1] is None  # to the picture: a step without noise
+    assert (lines[-1]["reference_kl"] > 0) == (method == "grpo-kl")
+    if not overrides:
+        lora = run / "checkpoints/step-000002"
+        drawn = ours(run, tmp_path, guidance_scale=4.5)
+        assert np.abs(drawn - plain(folders, family, lora, guidance_scale=4.5)).max() <= 1
+        assert np.abs(drawn - plain(folders, family, guidance_scale=4.5)).max() > 0
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_a_resumed_run_is_the_same_to_the_bit(run_of, tmp_path, family):
+    whole, parts = run_of(family, "drift"), tmp_path / "parts"
+    short = run_of(family, "drift", "epochs=1")
+    shutil.copytree(short, parts)
+    train(replace(load_run_config(short), output=str(parts), epochs=2), resume=True, progress=False)
+    name = "checkpoints/step-000002/pytorch_lora_weights.safetensors"
+    assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_features_are_the_middles_in_as_many_numbers_at_any_size(folders, family):
+    model = load_model(str(folders[family]))
+    told, times = model.encode(["a fox", "a bee"]), model.schedule(3).timesteps[:1].expand(2)
+    with torch.no_grad(), model.capture_features() as seen:
+        for size in (None, (48, 80)):
+            model.predict(torch.randn(2, *model.latent_shape(size)), times, told, 2.0)
+    assert [features.shape for features in seen] == [(2, 16 * 32)] * 2
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_prompt_noise_takes_each_encoder_by_itself_and_leaves_padding_alone(folders, family):
+    told = load_model(str(folders[family])).encode(["a fox"])
+    clean, got = told.prompt.tokens, NoisedPrompt()(told, torch.ones(1), [7], [0])
+    noised, words = got.prompt.tokens, slice(MAX_TOKENS)
+    for columns in (slice(WIDTH), slice(WIDTH, 2 * WIDTH)):
+        here, before = noised[:, words, columns], clean[:, words, columns]
+        assert (here - before).abs().max() > 0.1
+        for statistic in (torch.mean, torch.std):
+            torch.testing.assert_close(statistic(here), statistic(before), rtol=1e-4, atol=1e-5)
+    assert (noised[:, :, 2 * WIDTH :] == 0).all()  # SD 3 pads to T5's width
+    assert (noised[:, MAX_TOKENS:] == 0).all()  # and has zeros for T5's tokens
+    assert torch.equal(got.negative.tokens, told.negative.tokens)
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_what_is_cut_off_a_prompt_makes_no_difference(folders, family):
+    model, long = load_model(str(folders[family])), "a fox " * 11
+    seen = model.see([long + "at night", long + "in a meadow", long])
+    assert [each.lost for each in seen] == [2, 3, 0]
+    assert len({each.tokens for each in seen}) == 1
+    told = model.encode([long + "at night", long]).prompt.tokens
+    assert torch.equal(told[0], told[1])
+
+
+def test_without_a_negative_prompt_sdxl_is_told_zeros(folders):
+    model = load_model(str(folders["sdxl"]))
+    told = model.encode(["a fox", "a bee"])
+    assert (told.negative.tokens == 0).all()
+    assert (told.negative.extra["pooled"] == 0).all()
+    assert (model.encode(["a fox"], "a bee").negative.tokens != 0).any()
+
+
+def test_an_autoencoder_that_overflows_in_half_decodes_in_float32(folders):
+    model = load_model(str(folders["sdxl"]), dtype=torch.float16)
+    model.decode(torch.randn(1, *model.latent_shape()))
+    assert model.pipe.vae.dtype == torch.float32
+    assert model.network.dtype == torch.float16
+
+
+def test_what_does_not_fit_is_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="height: 40 is no multiple of 16"):
+        load_model(str(folders["sd3"])).latent_shape((40, 64))
+    for family, told in [("sd3", "predicts its velocity"), ("sdxl", "says it of itself")]:
+        with pytest.raises(UserError, match=told):
+            load_model(str(folders[family]), prediction_type="epsilon")
+    other = tmp_path / "other"
+    shutil.copytree(folders["sd3"], other)
+    shutil.rmtree(other / "scheduler")
+    DDIMScheduler().save_pretrained(other / "scheduler")
+    index = other / "model_index.json"
+    index.write_text(index.read_text().replace("FlowMatchEulerDiscreteScheduler", "DDIMScheduler"))
+    with pytest.raises(UserError, match="its scheduler is DDIMScheduler"):
+        load_model(str(other))
