@@ -6,7 +6,7 @@ from drift.models import load_model
 from drift.recipes import load_recipe, read_fields
 from drift.rewards import load_reward
 from drift.training.loop import train
-from drift.training.rollout import rollout
+from drift.training.rollout import draw_by
 from drift.training.scoring import score
 from drift.training.tracking import read_metrics
 from tests.training.test_loop import SMALL
@@ -18,13 +18,11 @@ def test_pictures_as_asked_are_rewarded_and_others_are_not():
     """The shipped model draws what the fields ask for, where a prompt says so."""
     prompt, told = next(iter(read_fields(FILE).items()))
     assert (prompt, told) == ("a cat", {"scene": "snow", "style": "noto"})
-    images = rollout(
+    images = draw_by(
         load_model("menagerie/model"),
         ["a cat in the snow, noto style"],
         [[0, 1]],
-        steps=8,
-        guidance_scale=5.0,
-        eta=0.0,
+        {"steps": 8, "guidance_scale": 5.0, "eta": 0.0},
         batch_size=2,
         conditioning=CleanPrompt(),
     ).images

@@ -156,6 +156,16 @@ def test_prompt_noise_takes_each_encoder_by_itself_and_leaves_padding_alone(fold
     assert torch.equal(got.negative.tokens, told.negative.tokens)
 
 
+@pytest.mark.parametrize("family", BUILD)
+def test_what_is_cut_off_a_prompt_makes_no_difference(folders, family):
+    model, long = load_model(str(folders[family])), "a fox " * 11
+    seen = model.see([long + "at night", long + "in a meadow", long])
+    assert [each.lost for each in seen] == [2, 3, 0]
+    assert len({each.tokens for each in seen}) == 1
+    told = model.encode([long + "at night", long]).prompt.tokens
+    assert torch.equal(told[0], told[1])
+
+
 def test_without_a_negative_prompt_sdxl_is_told_zeros(folders):
     model = load_model(str(folders["sdxl"]))
     told = model.encode(["a fox", "a bee"])

@@ -343,7 +343,7 @@ def test_a_reward_in_a_worker_teaches_the_same(config):
     assert timeless(here) == timeless(apart)
 
 
-OWN = """
+REWARDS = """
 def counted(images, prompts, metadata):
     return [each["count"] + float(image.mean()) for image, each in zip(images, metadata)]
 
@@ -358,7 +358,7 @@ def fails(images, prompts):
 def own(tmp_path, monkeypatch):
     """The name of a module with rewards in the current directory, and of a file of two prompts."""
     name = "taught_" + tmp_path.name.replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
+    (tmp_path / f"{name}.py").write_text(REWARDS)
     lines = ['{"prompt": "a fox", "count": 10}', '{"prompt": "a cat", "count": 20}']
     (tmp_path / "counts.jsonl").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
@@ -383,7 +383,7 @@ def test_a_reward_that_raises_ends_the_run_in_a_line_and_leaves_its_traceback(co
     assert 'raise KeyError("too many")' in kept
     assert kept.startswith("Traceback")
 
-    Path(f"{own}.py").write_text(OWN.replace("> 2", "> 99"))
+    Path(f"{own}.py").write_text(REWARDS.replace("> 2", "> 99"))
     sys.modules.pop(own)
     (Path(asked.output) / "environment.json").write_text("{}")  # it knows the source as it was
     train(asked, resume=True, progress=False)

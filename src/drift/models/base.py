@@ -26,6 +26,7 @@ class DiffusersPolicy(Trained):
     """
 
     multiple: ClassVar[int] = 1  # of latents a side
+    most_tokens: ClassVar[int] = 256  # of a T5, as SD 3's pipeline cuts; CLIP takes 77 by itself
 
     def __init__(
         self,
@@ -64,8 +65,14 @@ class DiffusersPolicy(Trained):
         return config.in_channels, size[0] // factor, size[1] // factor
 
     def see(self, prompts: Sequence[str]) -> list[Seen]:
-        """By the first tokenizer; another of the same words sees as much."""
-        return see(self.pipe.tokenizer, prompts)
+        """Of several text encoders, by the one that each prompt loses least to; of equals the last.
+
+        Behind SD 3's two CLIPs, which take 77 tokens, stands a T5, which tells capitals apart.
+        """
+        named = (f"tokenizer{end}" for end in ("", "_2", "_3"))
+        tokenizers = [t for name in named if (t := getattr(self.pipe, name, None)) is not None]
+        by = [see(t, prompts, self.most_tokens) for t in reversed(tokenizers)]
+        return [min(each, key=lambda seen: seen.lost) for each in zip(*by, strict=True)]
 
     def _autocast(self) -> torch.autocast:
         half = self.dtype != torch.float32
