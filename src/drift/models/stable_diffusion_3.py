@@ -29,8 +29,7 @@ from drift.functional.flow import FlowForm
 from drift.models.base import DiffusersPolicy, both, branches, pooled
 from drift.models.pipelines import read_folder
 from drift.models.schedules import FlowSchedule, Shift, flow_schedule
-from drift.models.tokens import see
-from drift.types import Conditioned, Seen, TextEmbeds
+from drift.types import Conditioned, TextEmbeds
 
 # Without T5 its tokens are zeros. The last two are for pictures as prompts.
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
@@ -71,12 +70,6 @@ class StableDiffusion3(DiffusersPolicy):
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
         return branches(self._encode_text(prompts), self._encode_text([negative]))
-
-    def see(self, prompts: Sequence[str]) -> list[Seen]:
-        """By T5 if there is one, which reads on where the CLIPs have stopped."""
-        if self.pipe.tokenizer_3 is None:
-            return super().see(prompts)
-        return see(self.pipe.tokenizer_3, prompts)
 
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
