@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from drift.evaluation.sheets import block, spread_out, webp
-from drift.training.runs import list_evaluations, read_pictures
+from drift.evaluation.stored import list_evaluations, read_pictures
 
 COLUMNS, PICTURES, TILE, GAP, HEAD, LEFT = 4, 8, 64, 14, 26, 96
 SHOWN = 4  # prompts, evenly apart: not chosen by how they look

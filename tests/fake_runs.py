@@ -7,8 +7,8 @@ import torch
 
 from drift.config import to_yaml
 from drift.evaluation.measures import summarise, whole
+from drift.evaluation.stored import FORMAT, evaluation_folder
 from drift.recipes import load_recipe
-from drift.training.runs import FORMAT, evaluation_folder
 
 PROMPTS = ["a fox", "a cat", "a bee", '<script>alert("x")</script>', "<img src=http://e.vil/>"]
 SETTINGS = {

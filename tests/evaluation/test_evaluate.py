@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
-from drift.evaluation import chunks, jobs
+from drift.evaluation import chunks, jobs, stored
 from drift.evaluation import evaluate as module
 from drift.evaluation.evaluate import evaluate, parse_share
 from drift.evaluation.measures import measure_against, summarise
@@ -24,7 +24,6 @@ from drift.menagerie.probe import Probe
 from drift.methods import METHODS
 from drift.report.compare import compare
 from drift.report.terminal import closing_table
-from drift.training import runs
 from drift.training.checkpoint import save_checkpoint
 from drift.training.policy import load_policy
 
@@ -161,9 +160,9 @@ def test_a_run_keeps_an_evaluation_for_each_name(judges, run, drawn, tmp_path):
     ]
     assert drawn == [(step, p) for step in ("00", "40") for p in range(2)]
     assert settings_in(first[0])["prompts"] == PROMPTS  # and these are left as they were
-    assert runs.evaluation_names(run) == ["default", "held-out_1.0"]
-    assert list(runs.list_evaluations(run)) == [0, 20]
-    assert list(runs.list_evaluations(run, "held-out_1.0")) == [0, 40]
+    assert stored.evaluation_names(run) == ["default", "held-out_1.0"]
+    assert list(stored.list_evaluations(run)) == [0, 20]
+    assert list(stored.list_evaluations(run, "held-out_1.0")) == [0, 40]
     assert closing_table([base, last], width=100)[0].split() == ["base", "model", "run"]
 
     page = compare([run], tmp_path / "page", name="held-out_1.0").read_text()
@@ -177,7 +176,7 @@ def test_a_run_keeps_an_evaluation_for_each_name(judges, run, drawn, tmp_path):
     shutil.rmtree(shared / "evaluations")
     drawn.clear()
     evaluate([shared], base=run, checkpoints="base", overrides=QUICK, **one)
-    assert not drawn and list(runs.list_evaluations(shared, "held-out_1.0")) == [0]
+    assert not drawn and list(stored.list_evaluations(shared, "held-out_1.0")) == [0]
 
 
 def test_pictures_of_other_settings_are_not_replaced_unasked(judges, run, drawn):
@@ -420,7 +419,7 @@ def test_an_evaluation_that_was_damaged_is_left_out_by_name_and_done_again(
         ):
             (last / name).write_bytes(damaged)
             told: list[str] = []
-            assert list(runs.list_evaluations(run, tell=told.append)) == [0, 20]
+            assert list(stored.list_evaluations(run, tell=told.append)) == [0, 20]
             assert len(told) == 1 and told[0].startswith(f"left out {last}: ")
             assert name in told[0] or name == "manifest.json"
         (last / name).write_bytes(content)

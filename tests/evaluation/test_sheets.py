@@ -5,7 +5,8 @@ import time
 import numpy as np
 from PIL import ImageFont
 
-from drift.evaluation.sheets import _fitting, contact_sheet
+from drift.evaluation.sheets import _fitting, block, contact_sheet
+from drift.report.page.pictures import fit
 
 
 def test_a_label_is_cut_at_the_last_letter_that_fits():
@@ -24,3 +25,17 @@ def test_a_long_prompt_costs_no_more_than_a_short_one():
         contact_sheet(images, ["wolf " * (length // 5)])
         seconds[length] = time.process_time() - start
     assert seconds[4000] < seconds[20] + 0.1  # it took 26 s
+
+
+def test_pictures_keep_their_proportions():
+    wide = np.full((1, 8, 16, 3), 200, np.uint8)
+    wide[:, :, 8:] = 50
+    tile = np.asarray(block(wide, 1, 32).convert("RGBA"))
+    assert (tile[8:24, :, 3] == 255).all()  # 16 rows in the middle
+    assert (tile[:8, :, 3] == 0).all()
+    assert (tile[24:, :, 3] == 0).all()
+    assert tile[16, 2, 0] == 200
+    assert tile[16, 29, 0] == 50
+    on_grey = fit(wide, 32)[0]
+    assert (on_grey[:8] == 128).all()
+    assert on_grey[16, 2, 0] == 200

@@ -11,6 +11,7 @@ from PIL import Image
 
 from drift.config import load_run_config
 from drift.errors import UserError
+from drift.evaluation.export import export
 from drift.evaluation.generate import generate
 from drift.menagerie.captions import MAX_TOKENS
 from drift.methods.parts import NoisedPrompt
@@ -164,6 +165,14 @@ def test_what_is_cut_off_a_prompt_makes_no_difference(folders, family):
     assert len({each.tokens for each in seen}) == 1
     told = model.encode([long + "at night", long]).prompt.tokens
     assert torch.equal(told[0], told[1])
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_no_lora_is_written_in_a_form_that_this_family_has_not(run_of, tmp_path, family):
+    with pytest.raises(UserError, match="Stable Diffusion 1 and 2 only, not for StableDiffusion"):
+        export(
+            run_of(family, "drift"), tmp_path / "lora.safetensors", checkpoint="last", half=False
+        )
 
 
 def test_without_a_negative_prompt_sdxl_is_told_zeros(folders):

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from drift.errors import UserError
+from drift.evaluation.stored import evaluation_folder
 from drift.recipes import load_recipe
 from drift.report.arms import name_runs
 from drift.report.compare import compare
 from drift.report.verdict import direction, number
-from drift.training.runs import evaluation_folder
 from tests.fake_runs import SETTINGS, make_run
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from drift.errors import UserError
 from drift.evaluation.measures import summarise, whole
+from drift.evaluation.stored import evaluation_folder
 from drift.recipes import load_recipe
 from drift.report import plots
 from drift.report.arms import Compared, group
@@ -22,7 +23,6 @@ from drift.report.comparison import comparison
 from drift.report.gains import Gain, Scale
 from drift.report.plots import bars, contours, frontiers, grids, style
 from drift.report.plots.style import plain
-from drift.training.runs import evaluation_folder
 
 PROMPTS = ["a fox", "a $5 cat & <b>dog</b>", "a bee\nand\x00 a cow", "a wolf " * 30, "an ant"]
 

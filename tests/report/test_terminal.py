@@ -7,9 +7,9 @@ import torch
 
 from drift.config import to_yaml
 from drift.evaluation.measures import summarise, whole
+from drift.evaluation.stored import FORMAT, evaluation_folder
 from drift.recipes import load_recipe
 from drift.report.terminal import cell, closing_table, mean_figures
-from drift.training.runs import FORMAT, evaluation_folder
 
 SETTINGS = {
     "prompts": ["a fox", "a cat", "a bee"],

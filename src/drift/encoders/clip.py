@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.encoders import open_clip
-from drift.encoders.pretrained import load_pretrained
+from drift.files.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.files.hub import Weights
 from drift.files.weights import fit_weights, read_json, read_weights
@@ -85,7 +85,7 @@ def read_folder(folder: Path) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     if list(folder.glob("model*.safetensors")):
-        return load_pretrained(CLIPModel, folder)
+        return load_pretrained(CLIPModel, folder, "encoder")
     model, file = CLIPModel(CLIPConfig.from_pretrained(folder)), folder / PICKLE
     wanted, state = model.state_dict(), read_weights(file, field="encoder")
     fitting = {name: tensor for name, tensor in state.items() if name in wanted}

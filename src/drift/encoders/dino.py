@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from drift.encoders.dreamsim_release import DINO_WEIGHTS
 from drift.encoders.open_clip import infer
-from drift.encoders.pretrained import load_pretrained
+from drift.files.pretrained import load_pretrained
 from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
 from drift.files.hub import Weights
@@ -75,5 +75,5 @@ def read_folder(folder: Path) -> nn.Module:
     from transformers import Dinov2Model, ViTModel
 
     if kind == "vit":  # a pooler is of another training's, if there is one
-        return load_pretrained(ViTModel, folder, add_pooling_layer=False)
-    return load_pretrained(Dinov2Model, folder)
+        return load_pretrained(ViTModel, folder, "encoder", add_pooling_layer=False)
+    return load_pretrained(Dinov2Model, folder, "encoder")

@@ -14,7 +14,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drift.encoders.pretrained import load_pretrained
+from drift.files.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.files import single_file
 from drift.pixels import in_chunks
@@ -61,4 +61,4 @@ def _read_folder(path: Path) -> Any:
         raise UserError(f"encoder: '{folder}' is a {kind}, not an AutoencoderKL")
     from diffusers import AutoencoderKL
 
-    return load_pretrained(AutoencoderKL, folder)
+    return load_pretrained(AutoencoderKL, folder, "encoder")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from drift.config import TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
+from drift.evaluation import stored
 from drift.evaluation.chunks import Chunks, put_in_place
 from drift.evaluation.jobs import Job, Policy, draw_missing, judge
 from drift.evaluation.measures import Judges
@@ -85,7 +86,7 @@ def evaluate(
     options: Mapping[str, Any] = MappingProxyType({}),
     share: Share = WHOLE,
     out: Path | None = None,
-    name: str = runs.DEFAULT,
+    name: str = stored.DEFAULT,
     overwrite: bool = False,
 ) -> list[Path]:
     """Evaluate runs' base models and chosen checkpoints, or plain models; returns the folders.
@@ -96,7 +97,7 @@ def evaluate(
     A run keeps an evaluation for each `name`; pictures of other settings under this name are an
     error, unless they are to be replaced: `overwrite`.
     """
-    runs.check_name(name)
+    stored.check_name(name)
     opened = open_targets(targets, parse_changes(overrides, options), checkpoints, out)
     if not overwrite:
         _keep_others(opened, name)
@@ -116,7 +117,7 @@ def evaluate(
     if todo:
         _work_through(todo, share)
     return [
-        runs.evaluation_folder(target.run, step, name)
+        stored.evaluation_folder(target.run, step, name)
         for target in opened
         for step in (0, *(checkpoint.epoch for checkpoint in target.chosen))
     ]
@@ -144,7 +145,7 @@ def open_targets(
         settings["weights"] = record_judges(config, hashes)
         if settings["judge"]:
             settings["weights"]["ground truth"] = joint_checksum(PROBE.iterdir())
-        different = opened and runs.settings_difference(opened[0].wanted["settings"], settings)
+        different = opened and stored.settings_difference(opened[0].wanted["settings"], settings)
         if different:
             raise UserError(
                 f"evaluate: {targets[0]} and {path} would not be judged alike: {different}; "
@@ -175,17 +176,17 @@ def _base_of(config: TrainConfig, hashes: dict[Path, str]) -> dict[str, str]:
 def _keep_others(targets: Sequence[Target], name: str) -> None:
     """Refuse to draw anew what lies under this name with other settings, at whatever step."""
     for target in targets:
-        for step, found in runs.list_evaluations(target.run, name, tqdm.write).items():
-            different = runs.first_difference(found, target.wanted, JUDGING, "{} then, {} now")
+        for step, found in stored.list_evaluations(target.run, name, tqdm.write).items():
+            different = stored.first_difference(found, target.wanted, JUDGING, "{} then, {} now")
             if different:
-                folder = runs.evaluation_folder(target.run, step, name)
+                folder = stored.evaluation_folder(target.run, step, name)
                 raise UserError(
                     f"evaluate: the pictures in {folder} are of other {different}; "
                     "keep both by another --name, or give --replace"
                 )
 
 
-def plan_jobs(targets: Sequence[Target], name: str = runs.DEFAULT) -> list[Job]:
+def plan_jobs(targets: Sequence[Target], name: str = stored.DEFAULT) -> list[Job]:
     """Every base model once, where its evaluation is or is nearest to be, then its checkpoints."""
     alike: dict[tuple[str, str], list[Target]] = {}
     for target in targets:
@@ -195,14 +196,14 @@ def plan_jobs(targets: Sequence[Target], name: str = runs.DEFAULT) -> list[Job]:
     for same in alike.values():
         bases = []
         for t in same:
-            folder = runs.evaluation_folder(t.run, 0, name)
+            folder = stored.evaluation_folder(t.run, 0, name)
             bases.append(Job(folder, t.config, None, t.wanted, base=folder))
         home = max(bases, key=lambda job: 2 * job.complete + job.drawn)  # the first, if equal
         copies = tuple(job.folder for job in bases if job is not home)
         jobs.append(replace(home, copies=copies))
         for t in same:
             for checkpoint in t.chosen:
-                folder = runs.evaluation_folder(t.run, checkpoint.epoch, name)
+                folder = stored.evaluation_folder(t.run, checkpoint.epoch, name)
                 wanted = t.wanted | {"adapter": _adapter(t.config, checkpoint)}
                 jobs.append(Job(folder, t.config, checkpoint, wanted, base=home.folder))
     return jobs
@@ -217,11 +218,11 @@ def _adapter(config: TrainConfig, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _bring_base(base: Path, job: Job, name: str) -> None:
     """Copy a base model's evaluation from another run, if of the same pictures."""
-    source = runs.evaluation_folder(base, 0, name) if (base / "evaluations").is_dir() else base
-    found = runs.read_evaluation(source)
+    source = stored.evaluation_folder(base, 0, name) if (base / "evaluations").is_dir() else base
+    found = stored.read_evaluation(source)
     if found is None:
         raise UserError(f"base: {base} holds no evaluation of a base model")
-    different = runs.first_difference(found, job.wanted, ignore=JUDGING)
+    different = stored.first_difference(found, job.wanted, ignore=JUDGING)
     if different or found["adapter"]:
         told = different or "with trained weights"
         raise UserError(f"base: {source} was evaluated differently: {told}")
@@ -231,7 +232,7 @@ def _bring_base(base: Path, job: Job, name: str) -> None:
 def _copy_base(job: Job) -> None:
     """Lay a base model's evaluation beside the other runs' own."""
     for folder in job.copies:
-        if not runs.is_same(folder, job.wanted):
+        if not stored.is_same(folder, job.wanted):
             _copy(job.folder, folder)
 
 

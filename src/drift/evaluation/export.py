@@ -17,7 +17,7 @@ from torch import Tensor
 from drift.config import TrainConfig, load_run_config
 from drift.errors import UserError
 from drift.files.weights import read_json
-from drift.models import is_whole, locate_model
+from drift.models import is_whole, locate_model, pipeline_of
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
 from drift.training.policy import load_policy
@@ -91,6 +91,12 @@ def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int
 
 
 def _write_lora(checkpoint: Checkpoint, config: TrainConfig, half: bool, file: Path) -> None:
+    family = pipeline_of(locate_model(config.model.name))
+    if family != "StableDiffusionPipeline":
+        raise UserError(
+            f"export: kohya's form is written for Stable Diffusion 1 and 2 only, not for {family}; "
+            f"{checkpoint.weights} is diffusers' own file already"
+        )
     lora = load_file(checkpoint.weights)
     run = checkpoint.folder.resolve().parents[1]
     rank, alpha, alphas = read_scales(checkpoint.weights)

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.config import TrainConfig
+from drift.evaluation import stored
 from drift.evaluation.chunks import Chunks, chunks_of, put_in_place
 from drift.evaluation.measures import Judges, Pixels, measure, measure_against
 from drift.evaluation.progress import Progress
@@ -25,7 +26,6 @@ from drift.evaluation.settings import JUDGING
 from drift.evaluation.sheets import contact_sheet, webp
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.pixels import to_pixels
-from drift.training import runs
 from drift.training.checkpoint import Checkpoint
 from drift.training.cuts import cut_prompts
 from drift.training.policy import load_policy, put_weights
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{runs.run_of(self.folder).name} {self.folder.name}"
+        return f"{stored.run_of(self.folder).name} {self.folder.name}"
 
     @property
     def prompts(self) -> list[str]:
@@ -65,13 +65,13 @@ class Job:
 
     @property
     def complete(self) -> bool:
-        return runs.is_same(self.folder, self.wanted)
+        return stored.is_same(self.folder, self.wanted)
 
     @property
     def drawn(self) -> bool:
         """Whether an evaluation by other judges has the very pictures."""
-        stored = (self.folder / "images.npz").is_file()
-        return stored and runs.is_same(self.folder, self.wanted, ignore=JUDGING)
+        there = (self.folder / "images.npz").is_file()
+        return there and stored.is_same(self.folder, self.wanted, ignore=JUDGING)
 
     @property
     def ready(self) -> bool:
@@ -138,7 +138,7 @@ def draw_missing(job: Job, mine: list[range], policy: Policy, progress: Progress
 def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
     """Measure the pictures, all of which are there, and write the evaluation."""
     chunks, start = job.chunks, time.perf_counter()
-    pixels = runs.read_pictures(job.folder) if job.drawn else chunks.read()
+    pixels = stored.read_pictures(job.folder) if job.drawn else chunks.read()
     work = job.passes[1] * job.images
 
     def judged(p: int) -> None:
@@ -152,7 +152,7 @@ def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
     reference = load_file(job.base / "features.safetensors") if job.checkpoint else features
     figures |= measure_against(features, reference)
     metrics = {
-        "format": runs.FORMAT,
+        "format": stored.FORMAT,
         "step": job.checkpoint.epoch if job.checkpoint else 0,
         **job.wanted,
         "images": pixels.shape[0] * pixels.shape[1],
@@ -173,5 +173,5 @@ def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor])
     (whole / "sheet.webp").write_bytes(webp(contact_sheet(pixels, job.prompts)))
     text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
     (whole / "metrics.json").write_text(text, encoding="utf-8")
-    runs.seal(whole)
+    stored.seal(whole)
     put_in_place(whole, job.folder)

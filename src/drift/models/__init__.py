@@ -166,16 +166,21 @@ def load_model(
     if adapter:
         settings["adapter"] = locate_adapter(adapter)
         settings["fused"] = adapter_use == "fuse"
+    return MODELS[pipeline_of(source)](source, **settings)
+
+
+def pipeline_of(source: Path) -> str:
+    """The pipeline class of a model, which must be one of `MODELS`; of a file, the only one."""
     if source.is_file():
-        return _stable_diffusion(source, **settings)
+        return "StableDiffusionPipeline"
     index = source / "model_index.json"
     if not index.is_file():
-        raise UserError(f"model.name: '{name}' is no diffusers folder: it has no model_index.json")
+        raise UserError(f"model.name: '{source}' is no diffusers folder: no model_index.json")
     pipeline = read_json(index, field="model.name").get("_class_name")
     if pipeline not in MODELS:
         told = f"is a {pipeline}" if pipeline else "names no pipeline class in its model_index.json"
-        raise UserError(f"model.name: '{name}' {told}; known are {', '.join(MODELS)}")
-    return MODELS[pipeline](source, **settings)
+        raise UserError(f"model.name: '{source}' {told}; known are {', '.join(MODELS)}")
+    return pipeline
 
 
 def locate_adapter(name: str) -> Path:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from drift.config import TrainConfig
 from drift.errors import UserError
+from drift.evaluation.stored import DEFAULT, evaluation_folder, read_features, read_pictures
 from drift.functional.intervals import crossed_interval
 from drift.report.seeds import over_seeds
-from drift.training.runs import DEFAULT, evaluation_folder, read_features, read_pictures
 
 # What two runs of one arm may have otherwise: it moves results by rounding at most.
 WITHOUT_EFFECT = {"seed": 0, "output": "", "epochs": 0, "device": "", "threads": 0}

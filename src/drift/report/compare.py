@@ -15,19 +15,19 @@ from tqdm import tqdm
 
 from drift.config import load_run_config
 from drift.errors import UserError
-from drift.report.arms import Compared, group, name_runs
-from drift.report.comparison import Comparison, comparison
-from drift.report.page.render import render
-from drift.report.results import TABLES
-from drift.report.tables import WRITERS, to_markdown
-from drift.training.runs import (
+from drift.evaluation.stored import (
     DEFAULT,
     check_name,
     evaluation_names,
     first_difference,
     list_evaluations,
-    read_training,
 )
+from drift.report.arms import Compared, group, name_runs
+from drift.report.comparison import Comparison, comparison
+from drift.report.page.render import render
+from drift.report.results import TABLES
+from drift.report.tables import WRITERS, to_markdown
+from drift.training.runs import read_training
 
 
 def read_runs(folders: Sequence[Path], name: str = DEFAULT) -> list[Compared]:

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.config import TrainConfig, load_run_config
+from drift.evaluation import stored
 from drift.functional.intervals import crossed_interval
 from drift.report.arms import first_unique, identity
 from drift.report.verdict import number
 from drift.report.wording import in_words, wording
-from drift.training import runs
 
 # Figures by the first part of their names, in the order shown.
 OF_MODELS = ("reward", "gold", "right_animal", "coverage")
@@ -39,7 +39,7 @@ class Column:
 
 def closing_table(folders: Sequence[Path], width: int) -> list[str]:
     """The table of these evaluations, which have equal settings, and what is to be known of it."""
-    found = {folder: metrics for folder in folders if (metrics := runs.read_evaluation(folder))}
+    found = {folder: metrics for folder in folders if (metrics := stored.read_evaluation(folder))}
     settings = next(iter(found.values()))["settings"]
     columns = _columns(found)
     bases = sum(column.config is None for column in columns)
@@ -94,7 +94,7 @@ def _columns(found: dict[Path, dict[str, Any]]) -> list[Column]:
         name = "base model" if len(bases) == 1 else metrics["model"]["name"]
         columns.append(Column(name, "", metrics["figures"]))
     trained = {folder: metrics for folder, metrics in found.items() if metrics["adapter"]}
-    paths = [runs.run_of(folder) for folder in trained]
+    paths = [stored.run_of(folder) for folder in trained]
     each = list(dict.fromkeys(paths))
     kinds = [path.resolve().name for path in each], list(map(str, each))
     names = dict(zip(each, first_unique(kinds), strict=True))

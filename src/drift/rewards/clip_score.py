@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.files.folders import variant_of
 from drift.files.foreign import reason
 from drift.files.hub import Fallback, Weights, locate
+from drift.files.pretrained import load_pretrained
 from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 
@@ -98,20 +98,11 @@ def projected(output) -> Tensor:
 
 def load_clip(folder: Path, device: str):
     """The transformers CLIPModel in `folder`, whole or in shards; frozen, in float32."""
-    from transformers import CLIPConfig, CLIPModel
+    from transformers import CLIPModel
 
     if read_json(folder / "config.json", field="reward").get("model_type") != "clip":
         raise UserError(f"reward: {folder} is not a CLIP model folder (config.json of type 'clip')")
-    variant = variant_of(folder, field="reward")
-    stem = f"model.{variant}" if variant else "model"
-    shards = sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
-    state = {}
-    for file in shards or [folder / f"{stem}.safetensors"]:
-        state |= read_weights(file, field="reward")
-    # Older checkpoints also hold the numbers 0 to L - 1.
-    state = {name: t for name, t in state.items() if not name.endswith(".position_ids")}
-    model = CLIPModel(CLIPConfig.from_pretrained(folder))
-    fit_weights(model, state, source=folder, field="reward")
+    model = load_pretrained(CLIPModel, folder, "reward")
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -1,4 +1,8 @@
-"""How much memory there is, and how much a piece of work takes: measured, not guessed."""
+"""How much memory there is, how much a piece of work takes, and what if it is too much.
+
+What a piece of work takes is measured, not guessed. Work in batches of which one does not fit is
+halved and done again.
+"""
 
 import weakref
 from collections.abc import Callable
@@ -8,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from drift.errors import UserError
 
 
 def free_memory(device: torch.device) -> int:
@@ -35,6 +41,28 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int:
     work()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def in_batches(work: Callable[[Tensor], None], rows: Tensor, size: int, *, field: str) -> int:
+    """Do `work` on all `rows`, `size` at once; returns the size that fitted in the end.
+
+    `work` must leave nothing behind when it runs out of memory. `field` names the setting that an
+    error should name.
+    """
+    parts = list(rows.split(size))
+    while parts:
+        try:
+            work(parts[0])
+        except torch.OutOfMemoryError as error:
+            if len(parts[0]) == 1:
+                raise UserError(f"{field}: not even one row fits into memory: {error}") from error
+            size = len(parts[0]) // 2
+            parts = list(torch.cat(parts).split(size))
+        else:
+            parts.pop(0)
+            continue
+        torch.cuda.empty_cache()  # out here: the exception held on to the failed work's tensors
+    return size
 
 
 class StorageCount(TorchDispatchMode):

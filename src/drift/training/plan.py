@@ -5,7 +5,7 @@ of the run's own prompts. That gives what it takes by itself and what each furth
 first call takes for good (a copy of the base, a library's workspace) is in use by then. A size that
 a recipe asks for is halved until it fits; one of 0 begins with all rows of the stage, or MOST. What
 fits ill all the same, as when something else takes memory later, is halved when it happens
-(`drift.training.batches`).
+(`drift.training.memory`).
 
 Results depend on the sizes by rounding only. A resumed run never takes larger ones than before.
 """

@@ -12,7 +12,7 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.functional.dynamics import gaussian_log_prob, over_latents
 from drift.functional.noise import derive_seed, trajectory_noise
 from drift.methods.parts.conditioning import Conditioning
-from drift.training.batches import in_batches
+from drift.training.memory import in_batches
 from drift.types import Conditioned, PolicyModel, Rollout, Schedule, StepPlan
 
 

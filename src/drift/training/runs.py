@@ -1,32 +1,16 @@
-"""Read what lies in a run folder: its checkpoints, its evaluations, the course of its training."""
+"""Read what training left in a run folder: its checkpoints and its course."""
 
-import json
-import re
-import zipfile
-from collections.abc import Callable, Collection
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, UInt8
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from tqdm import tqdm
 
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
-from drift.files.checksums import checksum
 from drift.training.checkpoint import Checkpoint, list_checkpoints
 from drift.training.tracking import read_metrics
-
-FORMAT = 1  # of metrics.json; an evaluation of another format is done again
-DEFAULT = "default"  # the evaluation that nobody named, which lies in `evaluations` itself
-MANIFEST = "manifest.json"
-LONGEST = 60  # characters of a value in a message
-NAME = re.compile(r"(?!evaluations$|step-)[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
 def is_run(target: Path) -> bool:
@@ -64,162 +48,6 @@ def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:
         raw = {"prompts": "", "reward": "", "method": {}, "model": {"name": str(target)}}
     raw["evaluation"] = {**raw.get("evaluation", {}), **changes}
     return validate(raw, source=str(target))
-
-
-def check_name(name: str) -> None:
-    """Refuse a name of an evaluation that is none of a folder, or has another meaning there."""
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"name: '{name}' is refused: up to 60 letters, digits, '-', '_' and '.', beginning "
-            "with a letter or digit; not 'evaluations', and not 'step-...'"
-        )
-
-
-def evaluations_folder(run: Path, name: str = DEFAULT) -> Path:
-    """Where the evaluation of this name lies, a folder for each step."""
-    return run / "evaluations" / ("" if name == DEFAULT else name)
-
-
-def evaluation_folder(run: Path, step: int, name: str = DEFAULT) -> Path:
-    return evaluations_folder(run, name) / f"step-{step:06d}"
-
-
-def run_of(folder: Path) -> Path:
-    """The run of an evaluation's folder."""
-    return folder.parents[1 if folder.parent.name == "evaluations" else 2]
-
-
-def evaluation_names(run: Path) -> list[str]:
-    """Of the evaluations that a run has."""
-    inner = (run / "evaluations").glob("*/step-*/metrics.json")
-    named = sorted({file.parents[1].name for file in inner} - {DEFAULT})
-    return [DEFAULT, *named] if list_evaluations(run) else named
-
-
-def seal(folder: Path) -> None:
-    """Write the checksums of an evaluation's files beside them."""
-    files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
-
-
-def examine_evaluation(folder: Path) -> dict[str, Any] | str:
-    """The metrics of a complete evaluation of the present format, or in a phrase what is wrong.
-
-    (Evaluations of old have no checksums, and are taken as they are.)
-    """
-    manifest = folder / MANIFEST
-    try:
-        sealed = json.loads(manifest.read_text())["files"] if manifest.exists() else {}
-        for name, expected in sealed.items():
-            file = folder / Path(name).name
-            if _checksum(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
-                return f"'{name}' is damaged"
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return metrics if metrics["format"] == FORMAT else "is of another format"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"is incomplete ({type(error).__name__}: {error})"
-
-
-@lru_cache(maxsize=1024)
-def _checksum(file: Path, changed: int, size: int) -> str:
-    """Of a file that changed last at that time."""
-    return checksum(file)
-
-
-def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The metrics of a complete evaluation of the present format; None if there is none."""
-    found = examine_evaluation(folder)
-    return None if isinstance(found, str) else found
-
-
-def read_pictures(folder: Path) -> UInt8[np.ndarray, "P N H W 3"]:
-    """What a complete evaluation drew."""
-    path = folder / "images.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return stored["images"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}; remove it, to draw it anew") from error
-
-
-def read_features(folder: Path, encoder: str) -> Float[Tensor, "P N D"]:
-    """What an encoder saw in the pictures of a complete evaluation."""
-    path = folder / "features.safetensors"
-    try:
-        with safe_open(path, "pt") as stored:
-            return stored.get_tensor(encoder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {encoder} in {path}: {error}") from error
-
-
-def list_evaluations(
-    run: Path, name: str = DEFAULT, tell: Callable[[str], object] = str
-) -> dict[int, dict[str, Any]]:
-    """Step -> metrics of every complete evaluation of a run under this name, in order.
-
-    `tell` gets a line of every other that is left out.
-    """
-    read: dict[int, dict[str, Any]] = {}
-    for folder in sorted(evaluations_folder(run, name).glob("step-*")):
-        found = examine_evaluation(folder)
-        if isinstance(found, str):
-            tell(f"left out {folder}: {found}")
-        else:
-            read[found["step"]] = found
-    return read
-
-
-def settings_difference(
-    one: dict[str, Any], two: dict[str, Any], ignore: Collection[str] = (), told: str = "{} and {}"
-) -> str | None:
-    """Name and values of the first setting in which two evaluations differ, in one short line.
-
-    `told` says which value is which: "{} then, {} now".
-    """
-    for key in {**one, **two}:
-        here, there = one.get(key), two.get(key)
-        if key not in ignore and here != there:
-            if isinstance(here, dict) and isinstance(there, dict):
-                return f"{key}: {settings_difference(here, there, told=told)}"
-            return f"{key} ({told.format(*_apart(here, there))})"
-    return None
-
-
-def first_difference(
-    ours: dict[str, Any],
-    theirs: dict[str, Any],
-    ignore: Collection[str] = (),
-    told: str = "{} and {}",
-) -> str | None:
-    """The first setting in which they differ, or that they are of different base models."""
-    different = settings_difference(ours["settings"], theirs["settings"], ignore, told)
-    if different is None and ours["model"]["sha256"] != theirs["model"]["sha256"]:
-        names = told.format(ours["model"]["name"], theirs["model"]["name"])
-        return f"base model ({names}: other weights)"
-    return different
-
-
-def is_same(folder: Path, wanted: dict[str, Any], ignore: Collection[str] = ()) -> bool:
-    """Whether the folder holds a complete evaluation of these settings and these very weights."""
-    found = read_evaluation(folder)
-    if found is None or found["adapter"] != wanted["adapter"]:
-        return False
-    return first_difference(found, wanted, ignore) is None
-
-
-def _apart(here: Any, there: Any) -> tuple[str, str]:
-    """Two values in short; of long lists their lengths, or the first items that differ."""
-    long = max(len(str(here)), len(str(there))) > LONGEST
-    if isinstance(here, list) and isinstance(there, list) and long:
-        if len(here) != len(there):
-            return f"{len(here)} of them", f"{len(there)} of them"
-        here, there = next(pair for pair in zip(here, there, strict=True) if pair[0] != pair[1])
-    return _shorten(here), _shorten(there)
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def read_training(run: Path) -> list[dict[str, Any]]:

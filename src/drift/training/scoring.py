@@ -13,7 +13,7 @@ from drift.recipes import read_fields
 from drift.rewards import NO_FIELDS, check_rewards, load_rewards
 from drift.rewards.checks import check_scores
 from drift.rewards.worker import load_in_worker
-from drift.training.batches import in_batches
+from drift.training.memory import in_batches
 from drift.types import Fields, ImageEncoder, Reward, Rollout
 
 SMALLEST = 4  # pixels a side; less is no picture

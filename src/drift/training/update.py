@@ -19,7 +19,7 @@ from drift.errors import UserError
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed
 from drift.functional.surrogate import approx_kl, clip_fraction
-from drift.training.batches import in_batches
+from drift.training.memory import in_batches
 from drift.types import PolicyModel, Rollout, Schedule
 
 MOST_SKIPPED = 10  # updates in a row; float16's scaler needs a few to find its scale

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from drift.evaluation.sheets import spread_out, webp
+from drift.evaluation.sheets import spread_out, webp, within
 from drift.report.arms import Compared
 
 COLUMNS, PICTURES = 4, 8  # of one model under one prompt
@@ -39,14 +39,15 @@ def shown_steps(run: Compared) -> list[int]:
 
 
 def fit(images: UInt8[np.ndarray, "*N H W 3"], tile: int) -> UInt8[np.ndarray, "*N t t 3"]:
-    """Every picture as a square of `tile` pixels."""
+    """Every picture in a square of `tile` pixels, on grey where it is none itself."""
     *N, H, W, _ = images.shape
     if H == W == tile:
         return images
-    flat = map(Image.fromarray, images.reshape(-1, H, W, 3))
-    # The gap lets Pillow halve large pictures before it resamples: several times faster.
-    small = [p.resize((tile, tile), Image.Resampling.LANCZOS, reducing_gap=3.0) for p in flat]
-    return np.stack([np.asarray(p) for p in small]).reshape(*N, tile, tile, 3)
+    squares = np.full((images[..., 0, 0, 0].size, tile, tile, 3), 128, np.uint8)
+    for square, pixels in zip(squares, images.reshape(-1, H, W, 3), strict=True):
+        picture, (left, top) = within(Image.fromarray(pixels), tile)
+        square[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+    return squares.reshape(*N, tile, tile, 3)
 
 
 def strip(frames: Frames, tile: int, quality: int) -> bytes:

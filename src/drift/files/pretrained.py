@@ -14,15 +14,15 @@ from drift.files.foreign import quiet, reason
 from drift.files.weights import refuse_misfits
 
 
-def load_pretrained(kind: Any, folder: Path, **options) -> Any:
+def load_pretrained(kind: Any, folder: Path, field: str, **options) -> Any:
     """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
 
-    Read are safetensors alone. Weights that `kind` has no place for are left, such as a
+    `field` is the config field that an error should name. Read are safetensors alone. Weights that `kind` has no place for are left, such as a
     classifier's head.
     """
     from safetensors import SafetensorError
 
-    options |= {"use_safetensors": True, "variant": variant_of(folder, field="encoder")}
+    options |= {"use_safetensors": True, "variant": variant_of(folder, field=field)}
 
     try:
         with quiet("transformers", "diffusers"), _no_bar():
@@ -42,12 +42,12 @@ def load_pretrained(kind: Any, folder: Path, **options) -> Any:
         pickle.UnpicklingError,
     ) as error:
         told = f"cannot load a {kind.__name__} from {folder}: {reason(error)}"
-        raise UserError(f"encoder: {told}") from error
+        raise UserError(f"{field}: {told}") from error
     misfits = {
         "missing": sorted(report["missing_keys"]),
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
     }
-    refuse_misfits(misfits, source=folder, kind=kind.__name__, field="encoder")
+    refuse_misfits(misfits, source=folder, kind=kind.__name__, field=field)
     return model
 
 
