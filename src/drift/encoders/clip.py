@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.encoders import open_clip
-from drift.files.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.files.hub import Weights
+from drift.files.pretrained import load_pretrained
 from drift.files.weights import fit_weights, read_json, read_weights
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, in_chunks, normalise
 

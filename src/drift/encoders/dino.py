@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from drift.encoders.dreamsim_release import DINO_WEIGHTS
 from drift.encoders.open_clip import infer
-from drift.files.pretrained import load_pretrained
 from drift.encoders.vit import VisionTransformer
 from drift.errors import UserError
 from drift.files.hub import Weights
+from drift.files.pretrained import load_pretrained
 from drift.files.weights import fit_weights, read_weights
 from drift.pixels import IMAGENET_MEAN, IMAGENET_STD, crop, in_chunks, normalise
 

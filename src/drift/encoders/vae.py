@@ -14,9 +14,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drift.files.pretrained import load_pretrained
 from drift.errors import UserError
 from drift.files import single_file
+from drift.files.pretrained import load_pretrained
 from drift.pixels import in_chunks
 
 FILES = ("vae/config.json", "vae/diffusion_pytorch_model*.safetensors")  # or only .fp16

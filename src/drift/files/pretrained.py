@@ -14,11 +14,14 @@ from drift.files.foreign import quiet, reason
 from drift.files.weights import refuse_misfits
 
 
-def load_pretrained(kind: Any, folder: Path, field: str, **options) -> Any:
+def load_pretrained(
+    kind: Any, folder: Path, field: str, *, whole: bool = False, **options: Any
+) -> Any:
     """`kind.from_pretrained(folder)` in float32; weights that are missing or misfit are an error.
 
-    `field` is the config field that an error should name. Read are safetensors alone. Weights that `kind` has no place for are left, such as a
-    classifier's head.
+    `field` is the config field that an error should name. Read are safetensors alone. Weights that
+    `kind` has no place for, such as a classifier's head, are left, or an error too if the `whole`
+    of the file is wanted.
     """
     from safetensors import SafetensorError
 
@@ -45,6 +48,7 @@ def load_pretrained(kind: Any, folder: Path, field: str, **options) -> Any:
         raise UserError(f"{field}: {told}") from error
     misfits = {
         "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]) if whole else [],
         "of another shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
     }
     refuse_misfits(misfits, source=folder, kind=kind.__name__, field=field)

@@ -15,7 +15,7 @@ from drift.errors import UserError
 from drift.files.foreign import reason
 from drift.files.hub import Fallback, Weights, locate
 from drift.files.pretrained import load_pretrained
-from drift.files.weights import fit_weights, read_json, read_weights
+from drift.files.weights import read_json
 from drift.pixels import CLIP_MEAN, CLIP_STD, crop, normalise
 
 CLIP_FILES = ("*.json", "*.txt", "model.safetensors")  # of a CLIPModel's repository
@@ -102,7 +102,7 @@ def load_clip(folder: Path, device: str):
 
     if read_json(folder / "config.json", field="reward").get("model_type") != "clip":
         raise UserError(f"reward: {folder} is not a CLIP model folder (config.json of type 'clip')")
-    model = load_pretrained(CLIPModel, folder, "reward")
+    model = load_pretrained(CLIPModel, folder, "reward", whole=True)
     return model.to(device).eval().requires_grad_(False)
 
 
