@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -331,3 +332,27 @@ def test_a_run_from_before_there_were_looks_and_trackers_reads_back(tmp_path):
     del before["live"], before["trackers"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
     assert load_run_config(tmp_path) == config
+
+
+def test_a_recipe_may_extend_another(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: sd15-pickscore\nsampling: {steps: 20}\n")
+    ours, base = (load_recipe(name, []) for name in (str(mine), "sd15-pickscore"))
+    assert ours.sampling == replace(base.sampling, steps=20)
+    assert ours == replace(base, sampling=ours.sampling, output=ours.output)
+    assert Path(ours.output).name == "mine-drift"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: nonsense", "there is no recipe 'nonsense'"),
+        ("extends: menagerie-grpo", "or a method, not a recipe"),
+        ("extends: loop.yaml", "extends itself"),
+    ],
+)
+def test_a_recipe_that_extends_no_recipe_is_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("loop.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe("loop.yaml", [])

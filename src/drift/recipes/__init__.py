@@ -2,7 +2,7 @@
 
 `key.sub=value` overrides one field. `method` is a name, or `base:` a name with changes; `parts`
 gives settings that belong to a scale (a latent size, an encoder) by "slot.kind", for whichever
-method has that part.
+method has that part. A recipe may extend another: `extends: sd15-pickscore`.
 """
 
 from dataclasses import asdict
@@ -99,10 +99,21 @@ def _find_recipe(name: str) -> tuple[Path, str | None]:
     return Path(name), None
 
 
+def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's fields over those of the recipe that it `extends`, if it does."""
+    raw = read_yaml(path)
+    if "extends" not in raw:
+        return raw
+    base, method = _find_recipe(str(raw.pop("extends")))
+    if method or path in above:
+        raise UserError(f"extends: {path} extends itself, or a method, not a recipe")
+    return _merge(_read_recipe(base, (*above, path)), raw)
+
+
 def load_recipe(recipe: str, overrides: list[str]) -> TrainConfig:
     """A shipped recipe (or "<recipe>-<method>") or a YAML file, with `key.sub=value` overrides."""
     path, method = _find_recipe(recipe)
-    raw = read_yaml(path)
+    raw = _read_recipe(path)
     if method:
         _apply(raw, ["method"], method)
     for override in overrides:

@@ -18,8 +18,8 @@ from drift.recipes import read_prompts
 from drift.training.cuts import cut_prompts
 from drift.training.live import open_live
 from drift.training.plan import changes, plan
-from drift.training.policy import load_policy, make_trainable, pick_device
-from drift.training.preflight import check_features, check_replay, check_schedule
+from drift.training.policy import load_policy, pick_device
+from drift.training.preflight import check_replay, prepare
 from drift.training.rollout import sample_pool
 from drift.training.scoring import features_of, open_encoder, open_reward, score
 from drift.training.trackers import check_trackers
@@ -95,9 +95,7 @@ def _geometry(config: TrainConfig) -> list[str]:
 def _trial(config: TrainConfig, prompts: list[str], model, reward, encoder, live) -> list[str]:
     """A small rollout, scored and replayed, and one backward pass: the ratio, time and memory."""
     clock = Stopwatch()
-    check_schedule(model, config)
-    check_features(model, config)
-    make_trainable(model, config)
+    prepare(model, config)
     encoders = live.encoders.values() if live else [encoder]
     asked, config = config, plan(config, model, reward, *encoders)
     s, o = config.sampling, config.optimizer

@@ -26,8 +26,8 @@ from drift.training.diagnostics import (
 from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
 from drift.training.needs import record, refuse_others
 from drift.training.plan import changes, limit, plan, sizes
-from drift.training.policy import load_policy, make_trainable, pick_device
-from drift.training.preflight import check_features, check_replay, check_schedule
+from drift.training.policy import load_policy, pick_device
+from drift.training.preflight import check_replay, prepare
 from drift.training.rollout import pool_seeds, sample_pool
 from drift.training.scoring import features_of, open_encoder, open_reward, score
 from drift.training.trackers import check_trackers, open_trackers
@@ -161,9 +161,7 @@ def start(config: TrainConfig, resume: bool) -> Run:
     reward, model = open_reward(config, device), load_policy(config)
     encoder = open_encoder(config, device)
     live = open_live(config, device, encoder)
-    check_schedule(model, config)
-    check_features(model, config)
-    make_trainable(model, config)
+    prepare(model, config)
     folder, settings = open_run(config, resume), config.optimizer
     optimizer = torch.optim.AdamW(
         model.trainable_parameters(),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
+from drift.training.policy import make_trainable
 from drift.training.update import replay, trained_pairs
 from drift.types import PolicyModel, Rollout
 
@@ -42,6 +43,13 @@ def check_features(model: PolicyModel, config: TrainConfig) -> None:
     if config.encoder == OWN_FEATURES:
         with model.capture_features():
             pass
+
+
+def prepare(model: PolicyModel, config: TrainConfig) -> None:
+    """Refuse a model that this run could not train, then put on it what is trained."""
+    check_schedule(model, config)
+    check_features(model, config)
+    make_trainable(model, config)
 
 
 @torch.no_grad()
