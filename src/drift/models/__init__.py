@@ -1,9 +1,9 @@
 """Policy models by the pipeline class that a model folder's `model_index.json` names.
 
 A model may also be one .safetensors file in the original layout of Stable Diffusion. In: a name.
-Out: a `drift.types.PolicyModel`. Start reading in `load_model`, then in `stable_diffusion`; a family
-is a file over `base`. `schedules` steps, `pipelines` loads, `adapters` reads LoRAs to begin with,
-`trained` trains.
+Out: a `drift.types.PolicyModel`. Start reading in `load_model`, then in `stable_diffusion`: a
+family is a file over `base`. `schedules` steps, `pipelines` loads, `adapters` reads LoRAs to begin
+with, `trained` trains.
 """
 
 from collections.abc import Callable
