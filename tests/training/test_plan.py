@@ -116,7 +116,7 @@ def test_what_a_first_call_keeps_is_in_use_before_the_rows_are_measured(parts):
 
     free = 4 * 10**7
     assert plan(config, model, keeps, encoder, free=free) == plan(*parts, free=free)
-    assert calls == [1, 1, 2]  # and not one row for the price of all that was kept
+    assert calls == [1, 2]  # and not one row for the price of all that was kept
 
 
 def test_a_reward_is_tried_on_the_runs_own_prompts(parts):

@@ -81,8 +81,15 @@ def assert_drawn_alike(run, model, base, out, **trained):
     assert not np.array_equal(theirs, base)
 
 
-@pytest.mark.parametrize("method", ["grpo", "drift"])
-@pytest.mark.parametrize("name", ["sd15", "sd21"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("sd15", "drift"),
+        ("sd21", "grpo"),
+        pytest.param("sd15", "grpo", marks=pytest.mark.slow),
+        pytest.param("sd21", "drift", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_from_end_to_end(run_of, sd_models, bases, tmp_path, name, method):
     run, model = run_of(name, method), sd_models[name]
     lines = assert_sound(run, updates=4)

@@ -11,6 +11,7 @@ Results depend on the sizes by rounding only. A resumed run never takes larger o
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,7 +84,8 @@ def plan(
     """
     todo = stages(config, model, reward, *encoders)
     for stage in todo:
-        _measure(stage, 1, model.device)  # the first call
+        with suppress(torch.OutOfMemoryError):  # it is told when it is measured
+            stage.work(1)  # the first call
     if free is None:
         free = int(SHARE * free_memory(model.device))
     trained = sum(p.numel() for p in model.trainable_parameters())
@@ -91,8 +93,7 @@ def plan(
     for stage in todo:
         asked = read_size(config, stage.field)
         most = min(asked or MOST, stage.rows)
-        one, two = (_measure(stage, rows, model.device) for rows in (1, 2))
-        size = 1 if one is None or two is None else fit(most, one, two, free)
+        size = _size(stage, most, free, model.device)
         if size < most or not asked:
             config = put_size(config, stage.field, size)
     return config
@@ -130,6 +131,17 @@ def put_size(config: TrainConfig, field: str, size: int) -> TrainConfig:
     """The same with another batch size."""
     section, name = field.split(".")
     return replace(config, **{section: replace(getattr(config, section), **{name: size})})
+
+
+def _size(stage: Stage, most: int, free: int, device: torch.device) -> int:
+    """The largest size that fits; one row is tried only where two do not settle it."""
+    two = _measure(stage, 2, device)
+    if two is None:
+        return 1
+    if two * most <= 2 * free:  # what n rows take is at most n / 2 of that
+        return most
+    one = _measure(stage, 1, device)
+    return 1 if one is None else fit(most, one, two, free)
 
 
 def _measure(stage: Stage, rows: int, device: torch.device) -> int | None:
