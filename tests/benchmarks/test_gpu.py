@@ -3,7 +3,8 @@ import time
 
 import torch
 
-from benchmarks.gpu import Report, epoch, micro_batches, open_bench, unet_flops
+from benchmarks.bench import Report, open_bench
+from benchmarks.gpu import epoch, micro_batches, unet_flops
 
 
 def test_the_report_is_on_disk_after_every_row_and_leaves_out_what_it_has_no_time_for(tmp_path):
