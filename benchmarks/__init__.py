@@ -2,4 +2,5 @@
 
 python -m benchmarks memory                 # counted, on any machine, without the weights' memory
 python -m benchmarks epochs --device cuda   # run: two epochs of the paper's recipe
+python -m benchmarks gpu --out gpu.json     # run: all that a card can tell within minutes
 """

@@ -14,8 +14,17 @@ def main() -> None:
     epochs.add_argument("--device", default="auto")
     epochs.add_argument("--size", default="full", choices=["full", "tiny"])
     epochs.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    gpu = commands.add_parser("gpu", help="a card's measurements in minutes, most telling first")
+    gpu.add_argument("--device", default="auto")
+    gpu.add_argument("--size", default="auto", choices=["auto", "full", "tiny"])
+    gpu.add_argument("--minutes", type=float, default=8.0)
+    gpu.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.command == "memory":
+    if args.command == "gpu":
+        from benchmarks import gpu as card
+
+        card.run(args.out, args.size, args.minutes, args.device)
+    elif args.command == "memory":
         from benchmarks.memory import report
 
         report(args.overrides)
