@@ -10,6 +10,7 @@ and only the order of magnitude of the ratio's error. On a processor the same ru
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ def epoch(bench: Bench, dtype: str) -> Row:
     sampled = bench.timed(
         lambda: found.append(sample_pool(model, prompts, pool_seeds(config, 1), config))
     )
-    pool: Rollout = found[0]
+    drawn: Rollout = found[0]
+    broken = int((~drawn.images.isfinite()).sum())  # a random decoder may overflow in half
+    pool = replace(drawn, images=drawn.images.nan_to_num())
     last = pool.latents[0, :, -1].to(bench.device)
     decoded = bench.timed(lambda: decode(model, last, sampling.decode_batch_size))
     at_once = sampling.scoring_batch_size or AT_ONCE
@@ -146,6 +149,7 @@ def epoch(bench: Bench, dtype: str) -> Row:
         "max_ratio_error": stats.max_ratio_error,
         "log_prob_gap": stats.log_prob_gap,
         "skipped": stats.skipped,
+        "broken_pixels": broken,
         "peak_bytes": torch.cuda.max_memory_allocated(bench.device) if on_card else None,
     }
 

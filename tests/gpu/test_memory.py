@@ -29,13 +29,12 @@ def no_more_than(size: float, device):
         return
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(
-        (torch.cuda.memory_reserved(device) + size) / total, device
-    )
+    share = (torch.cuda.memory_reserved(device) + size) / total
+    torch.cuda.set_per_process_memory_fraction(share)  # of the current device
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_the_forecast_from_one_row_and_two_holds_for_eight(policy, device, told):

@@ -71,7 +71,7 @@ def test_fifty_scaled_steps_survive_an_overflow(policy, told, device):
     assert scales[-1] > scales[25]
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float16", 4e-3), ("bfloat16", 4e-2)])
+@pytest.mark.parametrize(("dtype", "most"), [("float16", 1e-2), ("bfloat16", 6e-2)])
 def test_half_an_autoencoder_draws_the_same(policy, told, device, dtype, most):
     latents = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0)).to(device)
     whole, half = (policy(each).decode(latents) for each in ("float32", dtype))
