@@ -1,7 +1,7 @@
 """What policies over diffusers' pipelines have in common, whatever their family."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drift.errors import UserError
-from drift.models.tokens import see
 from drift.models.trained import Trained
 from drift.types import Conditioned, Seen, TextEmbeds
 
@@ -83,6 +82,21 @@ class DiffusersPolicy(Trained):
         given = latents.to(self.device, self.pipe.vae.dtype)
         decoded = self.pipe.vae.decode(given.contiguous(memory_format=torch.channels_last)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
+
+
+def see(tokenizer: Any, prompts: Sequence[str], most: int) -> list[Seen]:
+    """What comes through a transformers tokenizer of each prompt, and what it cuts off.
+
+    It takes as many tokens as it says itself, and no more than `most`.
+    """
+    texts, most = list(prompts), min(tokenizer.model_max_length, most)
+    read = tokenizer(texts, truncation=True, max_length=most).input_ids
+    full = [k for k, ids in enumerate(read) if len(ids) >= most]
+    seen = [Seen(tuple(ids), 0) for ids in read]
+    whole = tokenizer([texts[k] for k in full], verbose=False).input_ids if full else []
+    for k, ids in zip(full, whole, strict=True):
+        seen[k] = Seen(seen[k].tokens, len(ids) - len(read[k]))
+    return seen
 
 
 def pooled(activation: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
