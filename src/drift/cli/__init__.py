@@ -1,4 +1,8 @@
-"""The command line. A command ends by naming what it wrote; bad input is one line, exit code 2."""
+"""The command line: a command is a few lines over one function of a room.
+
+In: what a person types. Out: that function's call; a command ends by naming what it wrote, and bad
+input is one line and exit code 2. Start reading at `COMMANDS`; `arguments` has the options.
+"""
 
 import argparse
 import os

@@ -1,6 +1,7 @@
 """What a run is: frozen, strictly validated, written whole beside the results.
 
-Runs are made from recipes: `drift.recipes`.
+In: the fields of a recipe (`drift.recipes`) or of a run's config.yaml. Out: a `TrainConfig`, or one
+line that names every field that is wrong. Start reading at `TrainConfig`, then `sections`.
 """
 
 from dataclasses import field

@@ -1,4 +1,8 @@
-"""Image encoders by name: features in which distance means perceptual difference."""
+"""Image encoders by name: features in which distance means perceptual difference.
+
+In: a name ("name:WEIGHTS" with other weights). Out: images "N 3 H W" in [0, 1] to features "N D".
+Start reading at `ENCODERS` and `load_encoder`; an encoder is one file.
+"""
 
 from dataclasses import replace
 from functools import partial

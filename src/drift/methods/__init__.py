@@ -1,4 +1,8 @@
-"""Methods by name; each is a composition of parts."""
+"""Methods by name; a method is data, a part for each slot.
+
+In: a name. Out: a `parts.Method`, which the training loop asks slot by slot. Start reading at
+`grpo.grpo` and `drift.drift`, then `parts`.
+"""
 
 from drift.methods.ablations import ABLATIONS
 from drift.methods.ddpo import ddpo, ddpo_buffered

@@ -1,5 +1,6 @@
 """Shipped recipes (YAML) and prompt lists (`prompt_lists`), and what a recipe means.
 
+In: a recipe's name or file, and overrides. Out: a `TrainConfig`. Start reading at `load_recipe`.
 `key.sub=value` overrides one field. `method` is a name, or `base:` a name with changes; `parts`
 gives settings that belong to a scale (a latent size, an encoder) by "slot.kind", for whichever
 method has that part. A recipe may extend another: `extends: sd15-pickscore`.

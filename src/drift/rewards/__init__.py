@@ -1,8 +1,10 @@
 """Rewards by name: score image i against prompt i, larger is better.
 
-A name is one of REWARDS ("name:WEIGHTS" with other weights), the URL of a server (`remote`), an
-import path (`custom`), or a weighted sum of such (`drift.reward_names`). Servers and functions of
-one's own also get what the file of prompts says of each prompt: its fields, given at loading.
+In: a name. Out: (images "N 3 H W" in [0, 1], prompts) to scores "N". Start reading at `REWARDS` and
+`load_rewards`; a reward is one file. A name is one of REWARDS ("name:WEIGHTS" with other weights),
+the URL of a server (`remote`), an import path (`custom`), or a weighted sum of such
+(`drift.reward_names`). Servers and functions of one's own also get what the file of prompts says of
+each prompt: its fields, given at loading.
 """
 
 from collections.abc import Callable, Sequence
