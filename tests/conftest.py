@@ -27,31 +27,20 @@ def tiny_scheduler(prediction_type: str):
 
 
 def tiny_text_encoder(tokenizer):
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
-    from drift.menagerie.captions import MAX_TOKENS
+    from tests.models.families import text_config
 
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=MAX_TOKENS,
-        projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config).eval()
+    return CLIPTextModel(text_config(tokenizer, WIDTH, layers=1)).eval()
 
 
 def build_tiny_pipeline(folder: Path):
     """UNet blocks (32, 64) on 16x8x8 latents, 64x64 pictures, the Menagerie's words."""
     import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
     from drift.menagerie.captions import build_tokenizer
+    from tests.models.families import autoencoder
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(folder / "words")
@@ -67,17 +56,9 @@ def build_tiny_pipeline(folder: Path):
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        sample_size=64,
-    )
+    vae = autoencoder(channels=16)
     return StableDiffusionPipeline(
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=tiny_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=unet.eval(),

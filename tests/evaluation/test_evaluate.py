@@ -17,7 +17,8 @@ from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.evaluation import chunks, jobs, stored
 from drift.evaluation import evaluate as module
-from drift.evaluation.evaluate import evaluate, parse_share
+from drift.evaluation.chunks import parse_share
+from drift.evaluation.evaluate import evaluate
 from drift.evaluation.measures import measure_against, summarise
 from drift.functional.diversity import mean_pairwise_distance
 from drift.menagerie.probe import Probe

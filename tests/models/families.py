@@ -19,15 +19,15 @@ from drift.menagerie.captions import MAX_TOKENS, build_tokenizer
 WIDTH = 16  # of each text encoder
 
 
-def text_config(tokenizer) -> CLIPTextConfig:
+def text_config(tokenizer, width: int = WIDTH, layers: int = 2) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=MAX_TOKENS,
-        projection_dim=WIDTH,
+        projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -45,7 +45,8 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from drift.evaluation.evaluate import evaluate, parse_share
+    from drift.evaluation.chunks import parse_share
+    from drift.evaluation.evaluate import evaluate
     from drift.report.terminal import closing_table
 
     named = [*args.targets, *args.overrides]

@@ -110,8 +110,8 @@ class TrainConfig:
         return self.images_kept // self.optimizer.updates_per_epoch
 
     @property
-    def judging_pictures(self) -> dict[str, Any]:
-        """What `evaluation` asks of a picture beside its sampler, where it asks for anything.
+    def judging_sampler(self) -> dict[str, Any]:
+        """How the pictures of an evaluation are drawn.
 
         Absent are the model's own size, no negative prompt, and a flow model's usual steps.
         """
@@ -122,7 +122,9 @@ class TrainConfig:
         wanted = {"height": sized.height, "width": sized.width, "negative_prompt": negative}
         flow = {"flow_form": self.model.flow_form, "flow_shift": self.model.flow_shift}
         usual = {"flow_form": "sde", "flow_shift": "twice"}.items()
-        return {name: value for name, value in wanted.items() if value} | dict(flow.items() - usual)
+        always = {name: getattr(asked, name) for name in ("steps", "guidance_scale", "eta")}
+        others = {name: value for name, value in wanted.items() if value}
+        return always | others | dict(flow.items() - usual)
 
     @property
     def judging_rewards(self) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from drift.errors import UserError
 from drift.evaluation.measures import Pixels
 from drift.evaluation.settings import JUDGING
 
@@ -82,3 +83,32 @@ def put_in_place(partial: Path, folder: Path) -> None:
     partial.rename(folder)
     for leftover in folder.parent.glob(f".{folder.name}.*partial"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the drawing that is this process's: every `parts`-th chunk, from `part` on.
+
+    The first one also judges, and waits for the chunks of the others.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def judges(self) -> bool:
+        return self.part == 1
+
+    def of(self, chunks: Chunks) -> list[range]:
+        return chunks.all[self.part - 1 :: self.parts]
+
+
+WHOLE = Share()
+
+
+def parse_share(text: str) -> Share:
+    """R/N, from 1/N to N/N."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"share: '{text}' is not R/N with R from 1 to N, as in 1/2 and 2/2")
+    return Share(int(part), int(parts))

@@ -1,6 +1,6 @@
 """Judge base models and checkpoints of runs, all on the same prompts, seeds and sampler.
 
-Which models, in which order, what is there already, and who draws what; `judging.jobs` does it.
+Which models, in which order, what is there already, and who draws what; `jobs` does it.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from drift.config import TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.evaluation import stored
-from drift.evaluation.chunks import Chunks, put_in_place
+from drift.evaluation.chunks import WHOLE, Share, put_in_place
 from drift.evaluation.jobs import Job, Policy, draw_missing, judge
 from drift.evaluation.measures import Judges
 from drift.evaluation.progress import Progress
@@ -36,35 +36,6 @@ from drift.training.scoring import open_rewards
 
 PROBE = SHIPPED / "probe"  # reads the Menagerie's ground truth off pictures
 POLL = 1.0  # seconds between looks at what other processes have drawn
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of the drawing that is this process's: every `parts`-th chunk, from `part` on.
-
-    The first one also judges, and waits for the chunks of the others.
-    """
-
-    part: int = 1
-    parts: int = 1
-
-    @property
-    def judges(self) -> bool:
-        return self.part == 1
-
-    def of(self, chunks: Chunks) -> list[range]:
-        return chunks.all[self.part - 1 :: self.parts]
-
-
-WHOLE = Share()
-
-
-def parse_share(text: str) -> Share:
-    """R/N, from 1/N to N/N."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"share: '{text}' is not R/N with R from 1 to N, as in 1/2 and 2/2")
-    return Share(int(part), int(parts))
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,7 @@ def generate(
     """
     _check(prompts, seeds)
     config = runs.open_target(target, sampler)
-    asked = config.evaluation
-    settings = {"steps": asked.steps, "guidance_scale": asked.guidance_scale, "eta": asked.eta}
-    settings |= config.judging_pictures
+    settings = config.judging_sampler
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")

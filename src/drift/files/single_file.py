@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from drift.errors import UserError
+from drift.files.foreign import reason
 from drift.files.weights import fit_weights
 
 LAYOUTS = Path(str(files("drift"))) / "files" / "layouts"
@@ -47,8 +48,7 @@ def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
         with safe_open(file, "pt") as stored:
             return stored.metadata() or {}, list(stored.keys())
     except (SafetensorError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{FIELD}: cannot read {file}: {reason}") from error
+        raise UserError(f"{FIELD}: cannot read {file}: {reason(error)}") from error
 
 
 def layout_of(file: Path) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ with, `trained` trains.
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from drift.errors import UserError
 from drift.files.folders import VARIANTS, variant_of
@@ -31,9 +32,7 @@ def _stable_diffusion_xl(
 
     if prediction_type != "auto":
         raise UserError("model.prediction_type: an SDXL folder says it of itself; leave it out")
-    if "adapter" in settings:
-        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
-    return load(source, **settings)
+    return load(source, **_without_adapter(settings))
 
 
 def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
@@ -41,9 +40,14 @@ def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
 
     if prediction_type != "auto":
         raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
+    return load(source, **_without_adapter(settings))
+
+
+def _without_adapter(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a family that is not begun with a LoRA; one that is asked for is refused."""
     if "adapter" in settings:
         raise UserError("model.adapter: a run on this family begins with no LoRA yet")
-    return load(source, **settings)
+    return settings
 
 
 # `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)

@@ -1,15 +1,17 @@
 """What policies over diffusers' pipelines have in common, whatever their family."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ModelMixin
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from drift.errors import UserError
+from drift.functional.dynamics import guide
 from drift.models.trained import Trained
 from drift.types import Conditioned, Seen, TextEmbeds
 
@@ -48,7 +50,7 @@ class DiffusersPolicy(Trained):
         self.pipe.vae.to(memory_format=torch.channels_last)
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-        self.captured: list[Tensor] | None = None
+        self.captured: list[Any] | None = None
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, ...]:
         """(channels, h, w) of a picture of `size` (height, width), or of the model's own."""
@@ -72,6 +74,57 @@ class DiffusersPolicy(Trained):
         tokenizers = [t for name in named if (t := getattr(self.pipe, name, None)) is not None]
         by = [see(t, prompts, self.most_tokens) for t in reversed(tokenizers)]
         return [min(each, key=lambda seen: seen.lost) for each in zip(*by, strict=True)]
+
+    def predict(
+        self,
+        latents: Float[Tensor, "B c h w"],
+        timesteps: Int[Tensor, "B"] | Float[Tensor, "B"],
+        conditioned: Conditioned,
+        guidance_scale: float,
+    ) -> Float[Tensor, "B c h w"]:
+        """What the network predicts, guided; a guidance scale of 1 skips the unconditional pass."""
+        guided = guidance_scale != 1.0
+        x, t, told = latents, timesteps, conditioned.prompt
+        if guided:
+            x, t, told = torch.cat([x, x]), torch.cat([t, t]), both(conditioned)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            predicted = self._compute(x, t, told).float()
+        if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
+            places = self._picture(self.captured[-1], latents.shape[-2:])
+            self.captured[-1] = pooled(places[-len(latents) :])
+        if not guided:
+            return predicted
+        uncond, cond = predicted.chunk(2)
+        return guide(uncond, cond, guidance_scale)
+
+    @contextmanager
+    def capture_features(self) -> Iterator[list[Tensor]]:
+        """Inside it, `predict` lists the output of the network's middle, on a grid of places.
+
+        "B 16·C" float32, 20,480 numbers in SD 1.5, 24,576 in SD 3.5 medium. One place would forget
+        where things are.
+        """
+        seen: list[Any] = []
+        hook = self._middle().register_forward_hook(lambda *call: seen.append(call[-1]))
+        self.captured = seen
+        try:
+            yield seen
+        finally:
+            hook.remove()
+            self.captured = None
+
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+        """What the network makes of both branches' rows, or of the prompts' alone."""
+        raise NotImplementedError
+
+    def _middle(self) -> nn.Module:
+        """The module whose output is the policy's own feature."""
+        raise NotImplementedError
+
+    def _picture(self, output: Any, sides: Sequence[int]) -> Float[Tensor, "B C h w"]:
+        """That output by the picture's places; `sides` are those of the latents."""
+        raise NotImplementedError
 
     def _autocast(self) -> torch.autocast:
         half = self.dtype != torch.float32

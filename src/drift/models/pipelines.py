@@ -1,7 +1,6 @@
 """A pipeline of diffusers from a folder, or from one file in the original layout; offline."""
 
-import json
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,6 +9,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
+    ModelMixin,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -22,12 +22,13 @@ from drift.errors import UserError
 from drift.files import single_file
 from drift.files.folders import variant_of
 from drift.files.foreign import quiet, reason
-from drift.files.weights import check_file
+from drift.files.weights import check_file, read_json
 
 diffusers_logging.disable_progress_bar()  # of loading: a run has one bar, its own
 transformers_logging.disable_progress_bar()
 
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+Network = TypeVar("Network", bound=ModelMixin)
 PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
 NETWORKS = ("unet", "vae", "text_encoder")
 # What is not asked for is not downloaded either, though a published index names it.
@@ -81,18 +82,29 @@ def read_unet(source: Path) -> UNet2DConditionModel:
     """The UNet alone, in float32 and in eval mode."""
     if source.is_file():
         return single_file.load_part(source, "unet")
-    return UNet2DConditionModel.from_pretrained(
-        source,
-        subfolder="unet",
+    return read_network(UNet2DConditionModel, source, "unet")
+
+
+def read_network(kind: type[Network], folder: Path, part: str) -> Network:
+    """One network of a diffusers folder, in float32 and in eval mode."""
+    return kind.from_pretrained(
+        folder,
+        subfolder=part,
         dtype=torch.float32,
         use_safetensors=True,
-        variant=variant_of(source / "unet", field="model.name"),
+        variant=variant_of(folder / part, field="model.name"),
     ).eval()
+
+
+def absent(folder: Path, optional: Iterable[str]) -> dict[str, None]:
+    """Those of the optional parts that a folder's index has not, for `read_folder`."""
+    named = read_json(folder / "model_index.json", field="model.name")
+    return {part: None for part in optional if not named.get(part, [None])[0]}
 
 
 def _variants(folder: Path, dtype: torch.dtype, but: Container[str]) -> dict[str, Any]:
     """The networks of which the folder has only a half precision's file; the others it finds."""
-    index, found = json.loads((folder / "model_index.json").read_text()), {}
+    index, found = read_json(folder / "model_index.json", field="model.name"), {}
     named = [part for part in index if isinstance(index[part], list) and part not in but]
     for part in named:
         variant = variant_of(folder / part, field="model.name")

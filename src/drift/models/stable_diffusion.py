@@ -4,8 +4,7 @@ Trained is a LoRA on the UNet's attention, or the whole UNet; text encoder and a
 frozen.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
-from drift.functional.dynamics import guide
 from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
-from drift.models.base import DiffusersPolicy, both, branches, pooled
+from drift.models.base import DiffusersPolicy, branches
 from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
 from drift.types import Conditioned, TextEmbeds
@@ -55,50 +53,16 @@ class StableDiffusion(DiffusersPolicy):
         encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return TextEmbeds(encoded.float())
 
-    def predict(
-        self,
-        latents: Float[Tensor, "B c h w"],
-        timesteps: Int[Tensor, "B"],
-        conditioned: Conditioned,
-        guidance_scale: float,
-    ) -> Float[Tensor, "B c h w"]:
-        """What the UNet predicts, guided; a guidance scale of 1 skips the unconditional pass."""
-        guided = guidance_scale != 1.0
-        x, t, told = latents, timesteps, conditioned.prompt
-        if guided:
-            x, t, told = torch.cat([x, x]), torch.cat([t, t]), both(conditioned)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            predicted = self._unet(x, t, told).float()
-        if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
-            self.captured[-1] = self.captured[-1][-len(latents) :]
-        if not guided:
-            return predicted
-        uncond, cond = predicted.chunk(2)
-        return guide(uncond, cond, guidance_scale)
-
-    def _unet(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
         return self.pipe.unet(x, t, told.tokens, return_dict=False)[0]
 
-    @contextmanager
-    def capture_features(self) -> Iterator[list[Tensor]]:
-        """Inside it, `predict` lists the output of the UNet's middle, on a grid of places.
-
-        "B 16·C" float32, 20,480 numbers in SD 1.5. One place would forget where things are.
-        """
-        middle, seen = self.pipe.unet.mid_block, []
-        if middle is None:
+    def _middle(self) -> Module:
+        if self.pipe.unet.mid_block is None:
             raise UserError("encoder: 'policy' needs a UNet with a middle block; this one has none")
+        return self.pipe.unet.mid_block
 
-        def keep(_: Module, inputs: Any, activation: Float[Tensor, "B C h w"]) -> None:
-            seen.append(pooled(activation))
-
-        hook, self.captured = middle.register_forward_hook(keep), seen
-        try:
-            yield seen
-        finally:
-            hook.remove()
-            self.captured = None
+    def _picture(self, output: Any, sides: Sequence[int]) -> Float[Tensor, "B C h w"]:
+        return output
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:

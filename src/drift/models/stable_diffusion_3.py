@@ -4,9 +4,7 @@ Two CLIP text encoders, and a T5 that may be absent. Trained is a LoRA on the tr
 attention, or the whole transformer.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +21,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
-from drift.files.folders import variant_of
-from drift.functional.dynamics import guide
 from drift.functional.flow import FlowForm
-from drift.models.base import DiffusersPolicy, both, branches, pooled
-from drift.models.pipelines import read_folder
+from drift.models.base import DiffusersPolicy, branches
+from drift.models.pipelines import absent, read_folder, read_network
 from drift.models.schedules import FlowSchedule, Shift, flow_schedule
 from drift.types import Conditioned, TextEmbeds
 
@@ -88,52 +84,22 @@ class StableDiffusion3(DiffusersPolicy):
             blocks.append((slice(length, None), slice(None)))
         return tuple(blocks)
 
-    def predict(
-        self,
-        latents: Float[Tensor, "B c h w"],
-        timesteps: Float[Tensor, "B"],
-        conditioned: Conditioned,
-        guidance_scale: float,
-    ) -> Float[Tensor, "B c h w"]:
-        """The velocity, guided; a guidance scale of 1 skips the unconditional pass."""
-        guided = guidance_scale != 1.0
-        x, t, told = latents, timesteps, conditioned.prompt
-        if guided:
-            x, t, told = torch.cat([x, x]), torch.cat([t, t]), both(conditioned)
-        with self._autocast():
-            predicted = self.network(
-                hidden_states=x,
-                timestep=t,
-                encoder_hidden_states=told.tokens,
-                pooled_projections=told.extra["pooled"],
-                return_dict=False,
-            )[0].float()
-        if self.captured is not None:
-            sides = [side // self.multiple for side in latents.shape[-2:]]
-            places = self.captured[-1][-len(latents) :].mT.unflatten(-1, sides)
-            self.captured[-1] = pooled(places)
-        if not guided:
-            return predicted
-        uncond, cond = predicted.chunk(2)
-        return guide(uncond, cond, guidance_scale)
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+        return self.network(
+            hidden_states=x,
+            timestep=t,
+            encoder_hidden_states=told.tokens,
+            pooled_projections=told.extra["pooled"],
+            return_dict=False,
+        )[0]
 
-    @contextmanager
-    def capture_features(self) -> Iterator[list[Tensor]]:
-        """Inside it, `predict` lists the picture's tokens in the middle block, on a grid of places.
+    def _middle(self) -> Module:
+        blocks = self.network.transformer_blocks
+        return blocks[len(blocks) // 2]
 
-        "B 16·C" float32, 24,576 numbers in SD 3.5 medium.
-        """
-        blocks, seen = self.network.transformer_blocks, []
-
-        def keep(_: Module, inputs: Any, activations: tuple[Tensor, Tensor]) -> None:
-            seen.append(activations[1])  # the picture's; the text's are first
-
-        hook, self.captured = blocks[len(blocks) // 2].register_forward_hook(keep), seen
-        try:
-            yield seen
-        finally:
-            hook.remove()
-            self.captured = None
+    def _picture(self, output: Any, sides: Sequence[int]) -> Float[Tensor, "B C h w"]:
+        """Of a block's tokens the picture's, which come after the text's."""
+        return output[1].mT.unflatten(-1, [side // self.multiple for side in sides])
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -144,17 +110,6 @@ class StableDiffusion3(DiffusersPolicy):
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion3:
     """The model in a diffusers folder."""
-    named = json.loads((source / "model_index.json").read_text())
-    absent = [part for part in OPTIONAL if not named.get(part, [None])[0]]
-    pipe = read_folder(StableDiffusion3Pipeline, source, dtype, dict.fromkeys(absent))
-    return StableDiffusion3(pipe, dtype=dtype, read_base=partial(_read, source), **settings)
-
-
-def _read(source: Path) -> SD3Transformer2DModel:
-    return SD3Transformer2DModel.from_pretrained(
-        source,
-        subfolder="transformer",
-        dtype=torch.float32,
-        use_safetensors=True,
-        variant=variant_of(source / "transformer", field="model.name"),
-    ).eval()
+    pipe = read_folder(StableDiffusion3Pipeline, source, dtype, absent(source, OPTIONAL))
+    again = partial(read_network, SD3Transformer2DModel, source, "transformer")
+    return StableDiffusion3(pipe, dtype=dtype, read_base=again, **settings)

@@ -3,7 +3,6 @@
 It predicts noise on SD 1.5's schedule; trained is what is trained of SD 1.5.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.models.base import branches
-from drift.models.pipelines import read_folder, read_unet
+from drift.models.pipelines import absent, read_folder, read_unet
 from drift.models.stable_diffusion import StableDiffusion
 from drift.types import Conditioned, TextEmbeds
 
@@ -46,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
         blocks = ((slice(None), slice(first)), (slice(None), slice(first, None)))
         return TextEmbeds(tokens.float(), {"pooled": pooled.float()}, blocks)
 
-    def _unet(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
         """Told as well: the picture's size, that nothing was cropped, and the size again."""
         height, width = (self.pipe.vae_scale_factor * side for side in x.shape[-2:])
         time_ids = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)
@@ -64,7 +63,5 @@ class StableDiffusionXL(StableDiffusion):
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusionXL:
     """The model in a diffusers folder."""
-    named = json.loads((source / "model_index.json").read_text())
-    absent = [part for part in OPTIONAL if not named.get(part, [None])[0]]
-    pipe = read_folder(StableDiffusionXLPipeline, source, dtype, dict.fromkeys(absent))
+    pipe = read_folder(StableDiffusionXLPipeline, source, dtype, absent(source, OPTIONAL))
     return StableDiffusionXL(pipe, dtype=dtype, read_base=partial(read_unet, source), **settings)

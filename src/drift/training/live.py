@@ -53,10 +53,7 @@ def open_live(config: TrainConfig, device: str, own: ImageEncoder | None) -> Liv
         "prompts": prompts,
         "images_per_prompt": live.images_per_prompt,
         "seed": live.seed,
-        "steps": asked.steps,
-        "guidance_scale": asked.guidance_scale,
-        "eta": asked.eta,
-        **config.judging_pictures,
+        **config.judging_sampler,
         "encoder": name,
         **({"fields": told} if told else {}),
     }

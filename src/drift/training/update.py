@@ -178,13 +178,14 @@ def loss_terms(
     signal: Signal,
     config: TrainConfig,
     pairs: Int[Tensor, "B 2"],
+    schedule: Schedule,
+    weights: Float[Tensor, "T"],
 ) -> Terms:
     """The terms of the loss, of (sample, step) `pairs`, under the present policy."""
-    method, here, schedule = config.method, model.device, model.schedule(config.sampling.steps)
+    method, here = config.method, model.device
     prompt, sample, step = locate(kept, pairs)
     log_prob, mean, std = replay(model, kept, pairs, schedule, config)
     old, k = kept.log_probs[prompt, sample, step].to(here), step.to(here)
-    weights = method.weighting(schedule, config.sampling.eta)
     advantage, beta = signal.advantages[prompt, sample].to(here), signal.penalty_weight
     loss = weights[k] * method.surrogate(log_prob, old, advantage)
     penalty = torch.zeros_like(loss)
@@ -205,20 +206,24 @@ def trial_gradient(
     pairs: Int[Tensor, "B 2"],
 ) -> tuple[Tensor | None, ...]:
     """The gradient of one micro-batch, as an update would take it; nothing is changed by it."""
-    terms = loss_terms(model, kept, signal, config, pairs)
+    schedule = model.schedule(config.sampling.steps)
+    weights = config.method.weighting(schedule, config.sampling.eta)
+    terms = loss_terms(model, kept, signal, config, pairs, schedule, weights)
     return torch.autograd.grad(terms.objective, model.trainable_parameters(), allow_unused=True)
 
 
 def _one_update(model, learner, kept, signal, config, pairs) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
-    parameters = model.trainable_parameters()
+    parameters, schedule = model.trainable_parameters(), model.schedule(config.sampling.steps)
+    weights = config.method.weighting(schedule, config.sampling.eta)
     tally = Tally(kept.plan.train.shape[1], elements=kept.latents[0, 0, 0].numel())
     stored, clip_range = kept.log_probs.flatten(0, 1), config.method.surrogate.clip_range
     gradients: list[Tensor | None] = [None] * len(parameters)
 
     def accumulate(part: Int[Tensor, "B 2"]) -> None:
         """All or nothing, so that a part which ran out of memory can be done again in halves."""
-        terms, share = loss_terms(model, kept, signal, config, part), len(part) / len(pairs)
+        terms = loss_terms(model, kept, signal, config, part, schedule, weights)
+        share = len(part) / len(pairs)
         learner.optimizer.zero_grad()  # of a part that failed
         learner.scaler.scale(terms.objective * share).backward()
         for k, parameter in enumerate(parameters):
