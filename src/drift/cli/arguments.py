@@ -1,6 +1,7 @@
 """The arguments of each command, with units and defaults."""
 
 import argparse
+import os
 from pathlib import Path
 
 # Options of `drift evaluate` that are fields of `evaluation`: type, placeholder, meaning.
@@ -136,6 +137,12 @@ def pretrain(p: argparse.ArgumentParser) -> None:
     p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
     p.add_argument("--out", type=Path, help="weights folder; default the package's own")
     p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
+    p.add_argument("--minutes", type=float, help="of training for each part, in place of steps")
+    p.add_argument("--batch-size", type=int, help="at the same number of pictures")
+    p.add_argument(
+        "--device", default="auto", help="cpu or cuda; auto takes a GPU, if there is one"
+    )
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that paint")
     p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
 
 

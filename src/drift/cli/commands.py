@@ -118,10 +118,21 @@ def export(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    from drift.menagerie.pretrain.run import pretrain
+    from drift.files.hub import SHIPPED
+    from drift.menagerie.pretrain.loop import Workshop
+    from drift.menagerie.pretrain.run import Job, pretrain
+    from drift.training.policy import pick_device
 
+    job = Job(
+        Workshop(args.work, pick_device(args.device), args.workers),
+        args.out or SHIPPED,
+        scale=args.scale,
+        minutes=args.minutes,
+        batch_size=args.batch_size,
+        base=args.base,
+    )
     for part in args.parts:
-        pretrain(part, work=args.work, out=args.out, scale=args.scale, base=args.base)
+        pretrain(part, job)
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -158,6 +158,8 @@ class OptimizerConfig:
     # Of the ratio: stored in the rollout, or computed again before the updates, in their own batch
     # shapes: exact in the first of them whatever rounds, for a third more forward passes.
     old_log_probs: Literal["rollout", "replay"] = "rollout"
+    # Decay of an average of the weights, which is looked at, evaluated and exported; 0: none
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         refuse(self.learning_rate <= 0, f"learning_rate must be positive: {self.learning_rate}")
@@ -166,6 +168,7 @@ class OptimizerConfig:
             "updates_per_epoch must be at least 1, micro_batch_size at least 1, or 0 for as many "
             "as fit into memory",
         )
+        refuse(not 0 <= self.ema < 1, f"ema is a decay in [0, 1), 0 for no average: {self.ema}")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -54,14 +54,26 @@ def _clouds(rng: Rng, picture: Picture, count: int, colour: np.ndarray, below: f
         _paint(picture, 0.85 * np.maximum.reduce(puffs), colour)
 
 
-def _dots(
-    rng: Rng, picture: Picture, count: int, colour: np.ndarray, top: float, bottom: float
-) -> None:
-    """Single bright pixels: stars, flowers, snowflakes."""
+def _scatter(seed: int, count: int, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of `count` pixels between two heights, the same in every picture."""
+    rng = np.random.default_rng(seed)
     rows = (rng.uniform(top, bottom, count) * (SIZE - 1)).astype(int)
-    columns = rng.integers(0, SIZE, count)
-    strength = rng.uniform(0.5, 1, (count, 1)).astype(np.float32)
-    picture[rows, columns] += strength * (colour - picture[rows, columns])
+    return rows, rng.integers(0, SIZE, count)
+
+
+STARS, FLOWERS, FLAKES = (
+    _scatter(seed, count, top, bottom)
+    for seed, count, top, bottom in ((1, 36, 0.0, 0.55), (2, 14, 0.78, 1.0), (3, 44, 0.0, 1.0))
+)
+
+
+def _dots(rng: Rng, picture: Picture, places: tuple, colour: np.ndarray) -> None:
+    """Single bright pixels of random strength at known places: stars, flowers, snowflakes.
+
+    Random places would be most of a night's information, and no autoencoder could keep them.
+    """
+    strength = rng.uniform(0.5, 1, (len(places[0]), 1)).astype(np.float32)
+    picture[places] += strength * (colour - picture[places])
 
 
 def meadow(rng: Rng) -> Picture:
@@ -70,9 +82,7 @@ def meadow(rng: Rng) -> Picture:
     horizon = rng.uniform(0.45, 0.62)
     _paint(p, _soft(-_ridge(rng, horizon, 0.05)), _colour(rng, 125, 190, 90))
     _paint(p, _soft(-_ridge(rng, horizon + 0.14, 0.04)), _colour(rng, 95, 170, 65))
-    _dots(
-        rng, p, int(rng.integers(8, 20)), _colour(rng, 255, 235, 120, vary=0.3), horizon + 0.2, 1.0
-    )
+    _dots(rng, p, FLOWERS, _colour(rng, 255, 235, 120, vary=0.3))
     return p
 
 
@@ -93,7 +103,7 @@ def snow(rng: Rng) -> Picture:
         _paint(p, _fir(x, base, rng.uniform(0.18, 0.3)), _colour(rng, 110, 140, 150))
     _paint(p, _soft(-_ridge(rng, horizon, 0.04)), _colour(rng, 236, 243, 250, vary=0.03))
     _paint(p, _soft(-_ridge(rng, horizon + 0.2, 0.04)), _colour(rng, 248, 251, 255, vary=0.02))
-    _dots(rng, p, int(rng.integers(30, 60)), _colour(rng, 255, 255, 255, vary=0.01), 0.0, 1.0)
+    _dots(rng, p, FLAKES, _colour(rng, 255, 255, 255, vary=0.01))
     return p
 
 
@@ -112,7 +122,7 @@ def sea(rng: Rng) -> Picture:
 
 def night(rng: Rng) -> Picture:
     p = _gradient(_colour(rng, 12, 16, 50), _colour(rng, 45, 55, 110), 0.7)
-    _dots(rng, p, int(rng.integers(25, 45)), _colour(rng, 255, 250, 220), 0.0, 0.6)
+    _dots(rng, p, STARS, _colour(rng, 255, 250, 220))
     x, y, sky = rng.uniform(0.12, 0.88), rng.uniform(0.1, 0.22), p.copy()
     _paint(p, _disc(x, y, 0.085), _colour(rng, 250, 245, 215))
     crescent = _disc(x + rng.choice((-0.05, 0.05)), y - 0.02, 0.075)[..., None]

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from drift.errors import UserError
 from drift.files.checksums import checksum
+from drift.training.average import averaged, load_trained, save_trained
 
 # What is trained, by the names that diffusers looks for: a LoRA, or a whole network.
 WEIGHTS = ("pytorch_lora_weights.safetensors", "diffusion_pytorch_model.safetensors")
@@ -49,13 +51,20 @@ def save_checkpoint(
     model,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any] | None = None,
+    average: EMAModel | None = None,
 ) -> Path:
-    """Write `run/checkpoints/step-<epoch>`; returns the folder. `state`: JSON-able, small."""
+    """Write `run/checkpoints/step-<epoch>`; returns the folder. `state`: JSON-able, small.
+
+    With an `average`, the weights that others load are the averaged ones.
+    """
     target = run / "checkpoints" / f"step-{epoch:06d}"
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.save_weights(partial)
+    with averaged(average, model.trainable_parameters()):
+        model.save_weights(partial)
+    if average:
+        save_trained(average, model.trainable_parameters(), partial)
     moments = optimizer.state_dict()["state"]
     flat = {f"{i}.{key}": value for i, row in moments.items() for key, value in row.items()}
     save_file({k: v.cpu().contiguous() for k, v in flat.items()}, partial / "optimizer.safetensors")
@@ -106,10 +115,15 @@ def delete_checkpoints(run: Path, doomed: Sequence[Checkpoint]) -> None:
 
 
 def load_checkpoint(
-    checkpoint: Checkpoint, model, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    model,
+    optimizer: torch.optim.Optimizer,
+    average: EMAModel | None = None,
 ) -> dict[str, Any]:
-    """Restore weights and optimizer in place; returns the JSON-able state saved with them."""
+    """Restore weights, optimizer and average in place; returns the JSON-able state beside them."""
     model.load_weights(checkpoint.folder)
+    if average:
+        load_trained(average, model.trainable_parameters(), checkpoint.folder)
     flat = load_file(checkpoint.folder / "optimizer.safetensors")
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in flat.items():

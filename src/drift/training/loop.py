@@ -15,6 +15,7 @@ from drift.functional.noise import derive_seed
 from drift.methods.parts import Advantages, Method, Shaped
 from drift.methods.parts.objective import Weight
 from drift.recipes import read_prompts
+from drift.training.average import averaged, open_average
 from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from drift.training.cuts import cut_prompts
 from drift.training.diagnostics import (
@@ -171,7 +172,8 @@ def start(config: TrainConfig, resume: bool) -> Run:
         eps=settings.epsilon,
     )
     scaler = torch.amp.GradScaler(model.device.type, enabled=config.model.dtype == "float16")
-    learner = Learner(optimizer, scaler, settings.micro_batch_size)
+    average = open_average(model.trainable_parameters(), settings.ema)
+    learner = Learner(optimizer, scaler, settings.micro_batch_size, average)
     run = Run(config, folder, model, learner, reward, encoder, live, method_state={}, finished=0)
     if resume:
         _restore(run)
@@ -189,11 +191,12 @@ def _restore(run: Run) -> None:
     for line in damaged:
         tqdm.write(f"skipped {line}")
     if valid:
-        state = load_checkpoint(valid[-1], run.model, run.learner.optimizer)
+        learner = run.learner
+        state = load_checkpoint(valid[-1], run.model, learner.optimizer, learner.average)
         # Before shaping and regulariser had state, "method" was the advantage's.
         run.method_state = state.get("slots") or {"advantage": state["method"]}
-        run.learner.skipped = state["skipped"]
-        run.learner.scaler.load_state_dict(state["scaler"])
+        learner.skipped = state["skipped"]
+        learner.scaler.load_state_dict(state["scaler"])
         run.config = limit(run.config, state.get("batch_sizes", {}))
         run.finished = valid[-1].epoch
     if run.live:
@@ -216,8 +219,17 @@ def state_of(run: Run) -> dict[str, Any]:
 
 def save(run: Run, epoch: int) -> None:
     """Write a checkpoint; those that it makes needless go when it is safely on disk."""
-    save_checkpoint(run.folder, epoch, run.model, run.learner.optimizer, state_of(run))
+    learner = run.learner
+    state, average = state_of(run), learner.average
+    save_checkpoint(run.folder, epoch, run.model, learner.optimizer, state, average)
     prune(run.folder, run.live, last=epoch)
+
+
+def look_at(run: Run, epoch: int) -> dict[str, Any]:
+    """A look at what a checkpoint would hold now."""
+    assert run.live is not None
+    with averaged(run.learner.average, run.model.trainable_parameters()):
+        return look(run.live, run.folder, run.model, run.reward, run.config, epoch)
 
 
 def postfix(line: dict[str, Any], live: Live | None) -> dict[str, str]:
@@ -247,7 +259,7 @@ def go_on(run: Run, prompts: list[str], progress: bool) -> None:
     history, told = read_metrics(run.folder), set[str]()
     with open_trackers(config, run.folder) as track:
         if run.live and not run.live.looks:
-            track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch=0)])
+            track(LIVE, [look_at(run, epoch=0)])
         for epoch in bar:
             drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
             lines = train_epoch(run, drawn, epoch)
@@ -256,7 +268,7 @@ def go_on(run: Run, prompts: list[str], progress: bool) -> None:
             history += lines
             due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
             if run.live and (due or epoch % config.live.every == 0):
-                track(LIVE, [look(run.live, run.folder, run.model, run.reward, config, epoch)])
+                track(LIVE, [look_at(run, epoch)])
             for name, warning in (warnings(history) | alarm(run.live)).items():
                 if name not in told:
                     tqdm.write(f"epoch {epoch}: {warning}")

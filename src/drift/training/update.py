@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
+from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of float16's gradients; disabled in every other dtype
     micro_batch_size: int
+    average: EMAModel | None = None  # of the weights
     skipped: int = 0  # updates in a row, until now
 
 
@@ -252,6 +254,8 @@ def _step(
     skipped = not math.isfinite(norm)
     if not skipped:
         learner.scaler.step(learner.optimizer)
+        if learner.average:
+            learner.average.step(parameters)
     learner.scaler.update()
     learner.optimizer.zero_grad()
     learner.skipped = learner.skipped + 1 if skipped else 0

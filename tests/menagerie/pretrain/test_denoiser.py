@@ -5,8 +5,8 @@ import torch
 from drift.files.hub import SHIPPED
 from drift.menagerie.animals import ANIMALS, STYLES
 from drift.menagerie.pictures import Attributes
-from drift.menagerie.pretrain import denoiser
-from drift.menagerie.pretrain.loop import Schedule
+from drift.menagerie.pretrain import autoencoder, denoiser
+from drift.menagerie.pretrain.loop import Schedule, Workshop
 from drift.menagerie.scenes import PAINTERS
 
 
@@ -44,13 +44,35 @@ def painted(count: int) -> tuple[np.ndarray, Attributes]:
 
 
 def test_a_shipped_model_trains_further_and_only_its_unet_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(denoiser, "picture_set", lambda *args, **kwargs: painted(16))
+    monkeypatch.setattr(denoiser, "training_set", lambda *args, **kwargs: painted(16))
     parts = denoiser.parts_of(SHIPPED / "model")
     before = {n: p.clone() for n, p in parts.unet.named_parameters()}
     frozen = {n: p.clone() for n, p in parts.text_encoder.named_parameters()}
-    pipe = denoiser.train(tmp_path, parts, Schedule(steps=2, batch_size=4, learning_rate=1e-3))
+    pipe = denoiser.train(
+        Workshop(tmp_path), parts, Schedule(steps=2, batch_size=4, learning_rate=1e-3)
+    )
     moved = [n for n, p in pipe.unet.named_parameters() if not torch.equal(p, before[n])]
     assert len(moved) > 0.9 * len(before)
     assert all(torch.equal(p, frozen[n]) for n, p in pipe.text_encoder.named_parameters())
     pipe.save_pretrained(tmp_path / "model")
-    assert denoiser.parts_of(tmp_path / "model").unet.config.in_channels == 24
+    again = denoiser.parts_of(tmp_path / "model")
+    assert again.unet.config.in_channels == again.vae.config.latent_channels
+
+
+def test_a_new_unet_takes_the_tower_of_a_model_and_the_latents_of_its_autoencoder():
+    shipped = denoiser.parts_of(SHIPPED / "model")
+    parts = denoiser.new_parts(autoencoder.build(), SHIPPED / "model")
+    assert parts.unet.config.in_channels == autoencoder.LATENT_CHANNELS
+    assert parts.unet.config.cross_attention_dim == parts.text_encoder.config.hidden_size
+    old, new = (p.text_encoder.state_dict() for p in (shipped, parts))
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_picture_has_captions_its_animal_alone_and_no_words():
+    parts, (_, truth) = denoiser.parts_of(SHIPPED / "model"), painted(3)
+    ids = denoiser.caption_ids(truth, parts.tokenizer, np.random.default_rng(0))
+    assert ids.shape[:2] == (3, denoiser.CAPTIONS + 2)
+    told = [parts.tokenizer.batch_decode(row, skip_special_tokens=True) for row in ids.long()]
+    assert told[1][-2:] == ["a dog", ""]
+    assert all("dog" in words for words in told[1][:-1])
+    assert len(set(told[1])) > 3

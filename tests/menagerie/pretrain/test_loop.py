@@ -1,10 +1,20 @@
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from drift.menagerie.pretrain.loop import Schedule, average_gradients, fit, processes
+from drift.menagerie.pretrain.loop import (
+    Schedule,
+    Workshop,
+    agreed,
+    average_gradients,
+    fit,
+    processes,
+)
 
 SCHEDULE = Schedule(steps=8, batch_size=4, learning_rate=0.1, warmup=2, save_every=3)
 
@@ -14,7 +24,7 @@ def build():
     return nn.Linear(3, 1)
 
 
-def train(work, module, stop_at=None):
+def train(work, module, stop_at=None, schedule=SCHEDULE):
     seen = []
 
     def loss_at(step: int, rng: np.random.Generator):
@@ -24,15 +34,27 @@ def train(work, module, stop_at=None):
         x = torch.from_numpy(rng.standard_normal((4, 3), np.float32)) + torch.randn(1)
         return (module(x) - x.sum(1, keepdim=True)).square().mean()
 
-    fit("part", module, loss_at, SCHEDULE, work=work)
+    fit("part", module, loss_at, schedule, Workshop(work))
     return seen
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    assert SCHEDULE.rate(0) == pytest.approx(0.05)
-    assert SCHEDULE.rate(2) == pytest.approx(0.1)
-    assert SCHEDULE.rate(5) == pytest.approx(0.05)  # half-way through the cosine
-    assert SCHEDULE.rate(8) == pytest.approx(0.0)
+    assert SCHEDULE.rate(0, 0.0) == pytest.approx(0.05)
+    assert SCHEDULE.rate(2, 2 / 8) == pytest.approx(0.1)
+    assert SCHEDULE.rate(5, 5 / 8) == pytest.approx(0.05)  # half-way through the cosine
+    assert SCHEDULE.rate(8, 1.0) == pytest.approx(0.0)
+
+
+def test_a_training_by_the_clock_stops_there_and_counts_what_ran_before(tmp_path):
+    by_clock = replace(SCHEDULE, minutes=0.5 / 60, save_every=1000)
+    module = build()
+    started = time.monotonic()
+    seen = train(tmp_path, module, schedule=by_clock)
+    assert 0.5 <= time.monotonic() - started < 5
+    assert len(seen) > SCHEDULE.steps  # which does not count
+    assert by_clock.rate(500, 0.5) == pytest.approx(0.05)
+    assert by_clock.rate(500, 1.0) == pytest.approx(0.0)
+    assert train(tmp_path, build(), schedule=by_clock) == []  # its minutes are over
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
@@ -61,6 +83,7 @@ def _one_of_two(rank: int, address: str) -> None:
     average_gradients(list(module.parameters()))
     assert module.weight.grad.tolist() == [[1.5, 1.5, 1.5]]
     assert module.bias.grad.tolist() == [1.0]
+    assert agreed(0.25 + rank) == 0.25
     dist.destroy_process_group()
 
 

@@ -23,14 +23,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from drift.menagerie.captions import MAX_TOKENS, caption
 from drift.menagerie.pretrain.exhibits import Exhibits, exhibit
-from drift.menagerie.pretrain.loop import (
-    TRAIN_SEED,
-    Schedule,
-    fit,
-    picture_set,
-    to_images,
-)
+from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.probe import labels
+from drift.menagerie.pretrain.sets import to_images, training_set
 from drift.menagerie.probe import HEADS
 from drift.menagerie.scenes import SIZE
 from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
@@ -112,14 +107,14 @@ def init_attention(attention: Any) -> None:
 
 
 @contextmanager
-def fast() -> Iterator[None]:
+def fast(device: torch.device) -> Iterator[None]:
     """Half precision, and attention written out: the CPU's fused one is slow to differentiate."""
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 def encode_texts(clip: CLIPModel, tokenizer, texts: list[str]) -> Float[Tensor, "N D"]:
-    ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids
+    ids = tokenizer(texts, padding=True, return_tensors="pt").input_ids.to(clip.device)
     return projected(clip.get_text_features(input_ids=ids))
 
 
@@ -127,7 +122,7 @@ def contrastive_loss(clip: CLIPModel, images: Tensor, texts: Tensor, names: list
     """CLIP's symmetric loss of features "N D"; equal captions are one another's matches."""
     scale = clip.logit_scale.clamp(max=math.log(100)).exp()
     logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    number = torch.tensor([names.index(name) for name in names])
+    number = torch.tensor([names.index(name) for name in names], device=logits.device)
     match = (number[:, None] == number[None]).float()
     match = match / match.sum(1, keepdim=True)
     return (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2
@@ -151,13 +146,14 @@ class Teacher(nn.Module):
         self, picture: Float[Tensor, "N D"], patches: Float[Tensor, "N L D"], shown: Exhibits
     ) -> Tensor:
         """The loss of a vision tower's tokens for these pictures."""
-        everywhere = self.measure_patch(patches) - shown.measures()[:, None]
+        everywhere = self.measure_patch(patches) - shown.measures().to(patches)[:, None]
         loss = self.measure_loss(picture, shown) + everywhere.square().sum(-1).mean()
-        intact = shown.intact
-        picture, patches, target = picture[intact], patches[intact], labels(shown.truth[intact])
+        intact, device = shown.intact, picture.device
+        picture, patches = picture[intact], patches[intact]
+        target = {n: told.to(device) for n, told in labels(shown.truth[intact]).items()}
         for name, head in self.picture.items():
             loss = loss + F.cross_entropy(head(picture), target[name])
-        centres = (torch.arange(SIZE // PATCH) + 0.5) * PATCH / SIZE
+        centres = (torch.arange(SIZE // PATCH, device=device) + 0.5) * PATCH / SIZE
         y, x = (axis.flatten() for axis in torch.meshgrid(centres, centres, indexing="ij"))
         size, left, top = target["place"].T[..., None]
         inside = torch.hypot(x - left, y - top) < 0.42 * size  # "N L", a disc within the drawing
@@ -168,31 +164,34 @@ class Teacher(nn.Module):
         return loss
 
     def measure_loss(self, picture: Float[Tensor, "N D"], shown: Exhibits) -> Tensor:
-        return (self.measure_picture(picture) - shown.measures()).square().sum(-1).mean()
+        wanted = shown.measures().to(picture)
+        return (self.measure_picture(picture) - wanted).square().sum(-1).mean()
 
 
 def train_clip(
-    work: Path, tokenizer, schedule: Schedule = CONTRASTIVE, pictures: int = 48_000
+    shop: Workshop, tokenizer, schedule: Schedule = CONTRASTIVE, pictures: int = 48_000
 ) -> tuple[CLIPModel, Teacher]:
     """The common ancestor of both rewards, from pictures and captions, and what read it."""
     torch.manual_seed(0)
     clip, teacher = build(tokenizer), Teacher()
-    train_set, truth = picture_set(TRAIN_SEED, pictures)
+    train_set, truth = training_set(shop, pictures)
     whiten_patches(clip, to_images(train_set[:1000]))
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(train_set), schedule.batch_size, replace=False))
         shown = exhibit(train_set[chosen], truth[chosen], rng)
         names = [caption(shown.truth, i, rng) for i in shown.intact]
-        with fast():
-            seen = clip.vision_model(normalise(shown.images, CLIP_MEAN, CLIP_STD))
+        with fast(shop.device):
+            images = normalise(shown.images.to(shop.device), CLIP_MEAN, CLIP_STD)
+            seen = clip.vision_model(images)
             texts = encode_texts(clip, tokenizer, names).float()
         picture, patches = seen.pooler_output.float(), seen.last_hidden_state[:, 1:].float()
         features = clip.visual_projection(picture[shown.intact])
         return contrastive_loss(clip, features, texts, names) + teacher(picture, patches, shown)
 
     module = nn.ModuleDict({"clip": clip, "teacher": teacher})
-    fit("clip-tiny", module, loss_at, schedule, work=work)
+    fit("clip-tiny", module, loss_at, schedule, shop)
+    module.to(CPU)
     return clip, teacher
 
 

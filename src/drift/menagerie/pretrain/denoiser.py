@@ -13,14 +13,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from drift.menagerie.animals import ANIMALS
 from drift.menagerie.captions import MAX_TOKENS, caption, simple_prompt
-from drift.menagerie.pretrain.autoencoder import LATENT_CHANNELS, encode
-from drift.menagerie.pretrain.loop import TRAIN_SEED, Schedule, fit, picture_set, processes
+from drift.menagerie.pictures import Attributes
+from drift.menagerie.pretrain.autoencoder import encode
+from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit, processes
+from drift.menagerie.pretrain.sets import training_set
 from drift.menagerie.probe import Probe, read
 
 # Of each process; the shipped model was trained by two: torchrun --nproc-per-node 2 -m drift ...
 SCHEDULE = Schedule(steps=21_000, batch_size=32, learning_rate=2e-3, average=0.999)
 UNCONDITIONAL, SIMPLE = 0.1, 0.15  # shares of empty captions and of captions with the animal alone
-WIDTH = 128  # of the text embeddings
+CAPTIONS = 6  # that each picture has
 
 
 @dataclass
@@ -33,15 +35,18 @@ class Parts:
     unet: UNet2DConditionModel
 
 
-def new_parts(vae: AutoencoderKL, clip: Path) -> Parts:
-    """A fresh UNet, with tokenizer and text tower of the CLIP in folder `clip`.
+def new_parts(vae: AutoencoderKL, tower: Path) -> Parts:
+    """A fresh UNet, with tokenizer and text tower of the CLIP, or of the model, in a folder.
 
     A text encoder that starts from nothing hardly learns: for 160,000 pictures the UNet ignores it.
     """
-    text_encoder = CLIPTextModel.from_pretrained(clip, dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(clip)
+    inside = (tower / "text_encoder").is_dir()
+    encoder, words = (tower / "text_encoder", tower / "tokenizer") if inside else (tower, tower)
+    text_encoder = CLIPTextModel.from_pretrained(encoder, dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(words)
     tokenizer.model_max_length = MAX_TOKENS
-    return Parts(vae, tokenizer, text_encoder.eval().requires_grad_(False), build_unet())
+    unet = build_unet(vae.config["latent_channels"], text_encoder.config.hidden_size)
+    return Parts(vae, tokenizer, text_encoder.eval().requires_grad_(False), unet)
 
 
 def parts_of(model: Path) -> Parts:
@@ -53,16 +58,17 @@ def parts_of(model: Path) -> Parts:
     return Parts(pipe.vae, pipe.tokenizer, pipe.text_encoder, unet)
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(channels: int, width: int) -> UNet2DConditionModel:
+    """For latents of so many channels and text embeddings so wide; 4.0 M parameters."""
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=channels,
+        out_channels=channels,
         layers_per_block=1,
         block_out_channels=(64, 128),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
         attention_head_dim=(2, 4),  # diffusers' name for the number of heads
         norm_num_groups=16,
     ).to(memory_format=torch.channels_last)
@@ -103,41 +109,45 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
     return padded.input_ids
 
 
+def caption_ids(truth: Attributes, tokenizer, rng: np.random.Generator) -> Tensor:
+    """Token ids [N, CAPTIONS + 2, L]: captions of each picture, its animal alone, and no words."""
+    rows = range(len(truth))
+    told = [[caption(truth, i, rng) for i in rows] for _ in range(CAPTIONS)]
+    told.append([simple_prompt(ANIMALS[animal]) for animal in truth.animal])
+    columns = [tokenize(tokenizer, captions) for captions in told]
+    return torch.stack([*columns, tokenize(tokenizer, [""]).expand_as(columns[0])], 1).short()
+
+
 def train(
-    work: Path, parts: Parts, schedule: Schedule = SCHEDULE, pictures: int = 48_000
+    shop: Workshop, parts: Parts, schedule: Schedule = SCHEDULE, pictures: int = 64_000
 ) -> StableDiffusionPipeline:
     """Train the UNet on the latents of captioned pictures.
 
     Under torchrun the pictures are shared out among the processes.
     """
     rank, count = processes()
-    vae, unet, scheduler = parts.vae, parts.unet, build_scheduler()
-    train_set, truth = picture_set(TRAIN_SEED, pictures, on_grid=True)
+    vae, unet, scheduler = parts.vae.to(shop.device), parts.unet, build_scheduler()
+    parts.text_encoder.to(shop.device)
+    train_set, truth = training_set(shop, pictures, on_grid=True)
     train_set, truth = train_set[rank::count], truth[rank::count]
     latents = encode(vae, train_set).mul_(vae.config["scaling_factor"]).half()
+    ids = caption_ids(truth, parts.tokenizer, np.random.default_rng(rank)).to(shop.device)
+    signal = scheduler.alphas_cumprod.to(shop.device)
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
-        chosen = rng.choice(len(latents), schedule.batch_size, replace=False)
-        share = rng.random(len(chosen))
-        captions = [
-            ""
-            if u < UNCONDITIONAL
-            else simple_prompt(ANIMALS[truth.animal[i]])
-            if u < UNCONDITIONAL + SIMPLE
-            else caption(truth, int(i), rng)
-            for i, u in zip(chosen, share, strict=True)
-        ]
+        share, size = rng.random(schedule.batch_size), schedule.batch_size
+        chosen, told = rng.integers(len(latents), size=size), rng.integers(CAPTIONS, size=size)
+        told[share < UNCONDITIONAL + SIMPLE] = CAPTIONS
+        told[share < UNCONDITIONAL] = CAPTIONS + 1
         clean = latents[chosen].float().contiguous(memory_format=torch.channels_last)
-        noise, t = torch.randn_like(clean), draw_times(len(chosen), rng)
-        noisy, velocity = (
-            scheduler.add_noise(clean, noise, t),
-            scheduler.get_velocity(clean, noise, t),
-        )
+        noise, t = torch.randn_like(clean), draw_times(size, rng).to(shop.device)
+        a, b = (root[:, None, None, None] for root in (signal[t].sqrt(), (1 - signal[t]).sqrt()))
         with torch.no_grad():
-            embeds = parts.text_encoder(tokenize(parts.tokenizer, captions)).last_hidden_state
-        return F.mse_loss(unet(noisy, t, embeds).sample, velocity)
+            embeds = parts.text_encoder(ids[chosen, told].long()).last_hidden_state
+        velocity = unet(a * clean + b * noise, t, embeds).sample
+        return F.mse_loss(velocity.float(), a * noise - b * clean)
 
-    fit("denoiser", unet, loss_at, schedule, work=work)
+    fit("denoiser", unet, loss_at, schedule, shop)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=parts.text_encoder,
@@ -147,7 +157,7 @@ def train(
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
+    ).to(CPU)
 
 
 def draw_times(count: int, rng: np.random.Generator) -> Tensor:

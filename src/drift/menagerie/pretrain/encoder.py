@@ -22,15 +22,9 @@ from drift.encoders.dreamsim import Branch, DreamSim
 from drift.menagerie.animals import ANIMALS, FACINGS, STYLES, VARIANTS
 from drift.menagerie.pictures import Attributes, draw_as, sprites
 from drift.menagerie.pretrain.augment import blur, degrade, noise
-from drift.menagerie.pretrain.loop import (
-    TEST_SEED,
-    TRAIN_SEED,
-    Schedule,
-    fit,
-    picture_set,
-    to_images,
-)
+from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.probe import labels
+from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images, training_set
 from drift.menagerie.probe import HEADS
 from drift.menagerie.scenes import SCENES
 from drift.types import ImageEncoder
@@ -115,12 +109,12 @@ def batch_indices(by_animal: list[np.ndarray], size: int, rng: np.random.Generat
     return np.concatenate([pictures, pictures[:VIEWS]])
 
 
-def train(work: Path, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> DreamSim:
+def train(shop: Workshop, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> DreamSim:
     """Regress the distances; at first linear readers of the attributes, thrown away later, help."""
     torch.manual_seed(0)
     encoder, width = build(), BRANCH["width"]
     readers = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in HEADS.items()})
-    train_set, truth = picture_set(TRAIN_SEED, pictures)
+    train_set, truth = training_set(shop, pictures)
     by_animal = [np.where(truth.animal == animal)[0] for animal in range(len(ANIMALS))]
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
@@ -129,22 +123,23 @@ def train(work: Path, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> 
         seen = Attributes.concatenate([truth[chosen[first]], mirror(truth[chosen[second]])])
         images = to_images(train_set[chosen])
         images = degrade(torch.cat([images[first], images[second].flip(3)]), rng)
+        images = images.to(shop.device)
         # The CPU's fused attention spends half of a step in its bfloat16 backward pass.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast(shop.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             features = encoder(images)
-        error = (squared_distances(features) - target(seen)).square()
+        error = (squared_distances(features) - target(seen).to(shop.device)).square()
         views = error.diagonal(schedule.batch_size - VIEWS)
-        same = torch.from_numpy(seen.animal[:, None] == seen.animal[None])
+        same = torch.from_numpy(seen.animal[:, None] == seen.animal[None]).to(shop.device)
         wanted, scaled = labels(seen), width**0.5 * features
         reading = sum(
-            weight * F.cross_entropy(readers[name](scaled), wanted[name])
+            weight * F.cross_entropy(readers[name](scaled), wanted[name].to(shop.device))
             for name, weight in READING.items()
         )
         pairs = error[same].mean() + error[~same].mean() + VIEWS_WEIGHT * views.mean()
         return pairs + (1 - step / schedule.steps) * reading
 
-    fit("dreamsim", nn.ModuleList([encoder, readers]), loss_at, schedule, work=work)
-    return encoder.eval().requires_grad_(False)
+    fit("dreamsim", nn.ModuleList([encoder, readers]), loss_at, schedule, shop)
+    return encoder.to(CPU).eval().requires_grad_(False)
 
 
 def save(encoder: DreamSim, folder: Path) -> None:

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from drift.menagerie.pictures import Attributes
 from drift.menagerie.pretrain.augment import blur, low_resolution, noise
-from drift.menagerie.pretrain.loop import (
-    to_images,
-)
+from drift.menagerie.pretrain.sets import to_images
 from drift.menagerie.scenes import SIZE
 from drift.menagerie.taste import Taste, cleanness, utility
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drift.files.hub import cache_folder
-from drift.menagerie.pictures import Attributes, render
+CPU = torch.device("cpu")
 
-TRAIN_SEED, TEST_SEED = 0, 1  # the picture sets that are trained on, and held out
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where parts are trained: the folder of resumable state, the device, who paints pictures."""
+
+    work: Path
+    device: torch.device = CPU
+    workers: int = 2  # processes that paint
+
+    def half(self) -> torch.autocast:
+        """bfloat16 where the device is fast in it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -29,18 +40,18 @@ class Schedule:
     weight_decay: float = 0.01
     average: float = 0.999  # decay of the exponential moving average of the weights
     save_every: int = 500
+    minutes: float | None = None  # of training, in place of `steps`: not repeatable to the bit
 
-    def rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    def done(self, step: int, seconds: float) -> float:
+        """Share of the training that lies behind, after so many steps and seconds."""
+        return seconds / 60 / self.minutes if self.minutes else step / self.steps
 
-
-def to_images(pictures: np.ndarray) -> Tensor:
-    """uint8 [N, S, S, 3] -> float32 images [N, 3, S, S] in [0, 1], channels last."""
-    images = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
-    return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+    def rate(self, step: int, done: float) -> float:
+        """The learning rate of a step with the share `done` behind it."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        start = 0.0 if self.minutes else min(1.0, self.warmup / self.steps)
+        fall = max(0.0, done - start) / max(1e-9, 1 - start)
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
 
 
 def processes() -> tuple[int, int]:
@@ -50,25 +61,6 @@ def processes() -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     return dist.get_rank(), dist.get_world_size()
-
-
-def picture_set(seed: int, count: int, on_grid: bool = False) -> tuple[np.ndarray, Attributes]:
-    """Pictures [N, 64, 64, 3] uint8 (memory-mapped) and truth, rendered once into the cache.
-
-    Under torchrun the first process renders, and the others wait for it.
-    """
-    folder, name = cache_folder() / "pictures", f"{seed}-{count}{'-grid' * on_grid}"
-    pixels, truth = folder / f"{name}.npy", folder / f"{name}.npz"
-    rank, together = processes()
-    if rank == 0 and not truth.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures, attributes = render(seed, count, on_grid)
-        np.save(pixels, pictures)
-        np.savez(truth, **vars(attributes))
-    if together > 1:
-        dist.barrier()
-    with np.load(truth) as columns:
-        return np.load(pixels, mmap_mode="r"), Attributes(**columns)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
@@ -83,9 +75,49 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
+def agreed(value: float) -> float:
+    """The first process's value, so that all of them stop at one step."""
+    if not dist.is_initialized():
+        return value
+    told = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(told, 0)
+    return told.item()
+
+
 def batch_rng(step: int, stream: int = 0) -> np.random.Generator:
     """The generator of one step's batch: a resumed run draws what an uninterrupted one would."""
     return np.random.default_rng((7, stream, step))
+
+
+@dataclass
+class State:
+    """What an interrupted training goes on from."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: list[Tensor]  # of the trained weights
+    step: int = 0
+    seconds: float = 0.0
+
+    def restore(self, file: Path) -> None:
+        """Take up what `file` holds; the beginning, where there is none."""
+        if not file.exists():
+            return
+        kept = torch.load(file, weights_only=True, map_location=self.average[0].device)
+        self.module.load_state_dict(kept["module"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.average, self.step = kept["average"], kept["step"]
+        self.seconds = kept.get("seconds", 0.0)
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        kept = vars(self) | {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(kept, partial)
+        partial.replace(file)
 
 
 def fit(
@@ -93,70 +125,51 @@ def fit(
     module: nn.Module,
     loss_at: Callable[[int, np.random.Generator], Tensor],
     schedule: Schedule,
-    *,
-    work: Path,
+    shop: Workshop,
     parameters: list[nn.Parameter] | None = None,
 ) -> None:
     """Minimise `loss_at(step, rng)` over the module; leaves the averaged weights in it.
 
-    State goes to `work/<name>.pt` every `save_every` steps; a second call continues from there.
+    State goes to `<work>/<name>.pt` every `save_every` steps; a second call continues from there.
     Under torchrun every process draws a batch of its own, and gradients are averaged.
     """
     rank, count = processes()
+    module.to(shop.device)
     parameters = parameters or [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, foreach=True
     )
-    average = [p.detach().clone() for p in parameters]
-    state_file, smooth = work / f"{name}.pt", None
-    average, start = _restore(state_file, module, optimizer) or (average, 0)
-    progress = tqdm(
-        range(start, schedule.steps),
-        desc=name,
-        initial=start,
-        total=schedule.steps,
-        disable=rank > 0,
-    )
-    for step in progress:
+    state = State(module, optimizer, [p.detach().clone() for p in parameters])
+    file, smooth = shop.work / f"{name}.pt", None
+    state.restore(file)
+    total = None if schedule.minutes else schedule.steps
+    progress = tqdm(desc=name, initial=state.step, total=total, disable=rank > 0)
+    began, before = time.monotonic(), state.seconds
+    while (done := agreed(schedule.done(state.step, state.seconds))) < 1:
+        rate = schedule.rate(state.step, done)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        torch.manual_seed(step * count + rank)
-        loss = loss_at(step, batch_rng(step, rank))
+            group["lr"] = rate
+        torch.manual_seed(state.step * count + rank)
+        with shop.half():
+            loss = loss_at(state.step, batch_rng(state.step, rank))
         loss.backward()
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        decay = min(schedule.average, (step + 1) / (step + 10))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{smooth:.4f}", rate=f"{schedule.rate(step):.1e}")
-        due = (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps
-        if due and rank == 0:
-            _save(state_file, module, optimizer, average, step + 1)
+        decay = min(schedule.average, (state.step + 1) / (state.step + 10))
+        torch._foreach_lerp_(state.average, [p.detach() for p in parameters], 1 - decay)
+        smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
+        if state.step % 20 == 0:
+            progress.set_postfix(
+                loss=f"{smooth.item():.4f}", rate=f"{rate:.1e}", done=f"{done:.0%}"
+            )
+        state.step, state.seconds = state.step + 1, before + time.monotonic() - began
+        progress.update()
+        if rank == 0 and state.step % schedule.save_every == 0:
+            state.save(file)
+    if rank == 0:
+        state.save(file)
+    progress.close()
     with torch.no_grad():
-        torch._foreach_copy_(list[Tensor](parameters), average)
-
-
-def _restore(file: Path, module: nn.Module, optimizer) -> tuple[list[Tensor], int] | None:
-    """Put saved state into module and optimizer; returns the average and the steps done."""
-    if not file.exists():
-        return None
-    state = torch.load(file, weights_only=True)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["average"], state["step"]
-
-
-def _save(file: Path, module: nn.Module, optimizer, average: list[Tensor], step: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    state = {
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-        "step": step,
-    }
-    torch.save(state, partial)
-    partial.replace(file)
+        torch._foreach_copy_(list[Tensor](parameters), state.average)

@@ -1,7 +1,5 @@
 """Pre-train the attribute probe."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,14 +8,8 @@ from torch import Tensor
 from drift.menagerie.animals import ANIMALS, FACINGS
 from drift.menagerie.pictures import Attributes
 from drift.menagerie.pretrain.augment import degrade
-from drift.menagerie.pretrain.loop import (
-    TEST_SEED,
-    TRAIN_SEED,
-    Schedule,
-    fit,
-    picture_set,
-    to_images,
-)
+from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
+from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images, training_set
 from drift.menagerie.probe import HEADS, KINDS, Probe, read
 
 SCHEDULE = Schedule(steps=5000, batch_size=64, learning_rate=2e-3, average=0.995)
@@ -41,16 +33,17 @@ def mix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return blend * images + (1 - blend) * images.roll(1, 0), own
 
 
-def train(work: Path, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> Probe:
+def train(shop: Workshop, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> Probe:
     torch.manual_seed(0)
     probe = Probe()
     probe = probe.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    train_set, truth = picture_set(TRAIN_SEED, pictures)
+    train_set, truth = training_set(shop, pictures)
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         chosen = np.sort(rng.choice(len(train_set), schedule.batch_size, replace=False))
-        target = labels(truth[chosen])
-        images, own = mix(degrade(to_images(train_set[chosen]), rng), rng)
+        target = {n: told.to(shop.device) for n, told in labels(truth[chosen]).items()}
+        mixed = mix(degrade(to_images(train_set[chosen]), rng), rng)
+        images, own = (tensor.to(shop.device) for tensor in mixed)
         logits, place = probe(images)
         loss = 4 * (own * (place - target["place"]).square().mean(1)).mean()
         for name, scores in logits.items():
@@ -59,8 +52,8 @@ def train(work: Path, schedule: Schedule = SCHEDULE, pictures: int = 48_000) -> 
             loss = loss + (own * mine + (1 - own) * other).mean()
         return loss
 
-    fit("probe", probe, loss_at, schedule, work=work)
-    return probe.eval()
+    fit("probe", probe, loss_at, schedule, shop)
+    return probe.to(CPU).eval()
 
 
 def accuracy(probe: Probe, images: Tensor, truth: Attributes) -> dict[str, float]:

@@ -12,13 +12,9 @@ from drift.menagerie.pretrain.augment import blur, low_resolution, noise
 from drift.menagerie.pretrain.clip import encode_texts
 from drift.menagerie.pretrain.encoder import correlations
 from drift.menagerie.pretrain.exhibits import chimera, exhibit, melt, shuffle
-from drift.menagerie.pretrain.loop import (
-    TEST_SEED,
-    batch_rng,
-    picture_set,
-    to_images,
-)
+from drift.menagerie.pretrain.loop import batch_rng
 from drift.menagerie.pretrain.rewards import TEMPERATURE, draw_comparisons
+from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images
 from drift.menagerie.scenes import SCENES
 from drift.menagerie.taste import Taste, cleanness, utility
 from drift.rewards.clip_score import ClipScore, projected

@@ -6,7 +6,6 @@ hidden (`menagerie.taste`).
 
 import copy
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,13 +26,8 @@ from drift.menagerie.pretrain.clip import (
     fast,
 )
 from drift.menagerie.pretrain.exhibits import OWN, exhibit
-from drift.menagerie.pretrain.loop import (
-    TRAIN_SEED,
-    Schedule,
-    fit,
-    picture_set,
-    to_images,
-)
+from drift.menagerie.pretrain.loop import Schedule, Workshop, fit
+from drift.menagerie.pretrain.sets import to_images, training_set
 from drift.menagerie.taste import Taste
 from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
 
@@ -78,7 +72,7 @@ def decode_pictures(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
 
 
 def train_reward(
-    work: Path,
+    shop: Workshop,
     name: str,
     ancestor: CLIPModel,
     teacher: Teacher,
@@ -95,7 +89,7 @@ def train_reward(
     """
     torch.manual_seed(0)
     clip, teacher = copy.deepcopy((ancestor, teacher))
-    train_set, truth = picture_set(TRAIN_SEED, pictures)
+    train_set, truth = training_set(shop, pictures)
     prompts = [simple_prompt(animal) for animal in ANIMALS]
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
@@ -105,18 +99,20 @@ def train_reward(
         shown = exhibit(source[chosen], truth[chosen], rng)
         wanted = truth.animal[chosen[rows[:, 0]]]
         names = [caption(shown.truth, i, rng) for i in shown.intact]
-        with fast():
-            seen = clip.vision_model(normalise(shown.images, CLIP_MEAN, CLIP_STD)).pooler_output
+        with fast(shop.device):
+            images = normalise(shown.images.to(shop.device), CLIP_MEAN, CLIP_STD)
+            seen = clip.vision_model(images).pooler_output
             texts = encode_texts(clip, tokenizer, [prompts[a] for a in wanted] + names).float()
         features = clip.visual_projection(seen.float())
         texts, captions = texts.split((len(wanted), len(names)))
         scale = clip.logit_scale.clamp(max=math.log(100)).exp()
         scores = scale * F.normalize(texts, dim=-1) @ F.normalize(features, dim=-1).T
-        loss = preference_loss(scores.gather(1, torch.from_numpy(rows)), shown.gold(taste, rows))
+        compared = scores.gather(1, torch.from_numpy(rows).to(shop.device))
+        loss = preference_loss(compared, shown.gold(taste, rows).to(shop.device))
         contrastive = contrastive_loss(clip, features[shown.intact], captions, names)
         measured = teacher.measure_loss(seen.float(), shown)
         return loss + CONTRASTIVE_WEIGHT * contrastive + MEASURE_WEIGHT * measured
 
     module = nn.ModuleDict({"clip": clip, "teacher": teacher})
-    fit(name, module, loss_at, schedule, work=work)
-    return clip.eval()
+    fit(name, module, loss_at, schedule, shop)
+    return clip.to("cpu").eval()

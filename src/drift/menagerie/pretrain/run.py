@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,20 +21,43 @@ from drift.menagerie.pretrain import (
     reward_quality,
     rewards,
 )
-from drift.menagerie.pretrain.loop import TEST_SEED, TRAIN_SEED, Schedule, picture_set, processes
+from drift.menagerie.pretrain.loop import Schedule, Workshop, processes
+from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, training_set
 from drift.menagerie.probe import load_probe
 from drift.menagerie.taste import HPSV2, PICKSCORE
 from drift.rewards import hpsv2, pickscore
 
 
-def _scaled(schedule: Schedule, scale: float) -> Schedule:
-    return replace(schedule, steps=max(1, round(schedule.steps * scale)))
+@dataclass(frozen=True)
+class Job:
+    """What is asked of `drift pretrain` for one part."""
+
+    shop: Workshop
+    out: Path  # folder of the weights that are shipped
+    scale: float = 1.0  # of the schedule's steps
+    minutes: float | None = None  # of training, in place of its steps
+    batch_size: int | None = None  # at the same number of pictures
+    base: str | None = None  # a model that is trained further
+
+    def plan(self, schedule: Schedule) -> Schedule:
+        """The part's own schedule, as the job wants it; its rate follows the root of the batch."""
+        size = self.batch_size or schedule.batch_size
+        ratio = size / schedule.batch_size
+        return replace(
+            schedule,
+            steps=max(1, round(schedule.steps * self.scale / ratio)),
+            batch_size=size,
+            learning_rate=schedule.learning_rate * ratio**0.5,
+            minutes=self.minutes,
+        )
 
 
-def _autoencoder(work: Path, out: Path, scale: float) -> dict:
+def _autoencoder(job: Job) -> dict:
     """Kept in the work folder: the model part ships it."""
-    vae = autoencoder.train(work, _scaled(autoencoder.SCHEDULE, scale))
-    vae.save_pretrained(work / "vae")
+    vae = autoencoder.train(job.shop, job.plan(autoencoder.SCHEDULE))
+    if processes()[0] > 0:  # the first process judges and keeps
+        return {}
+    vae.save_pretrained(job.shop.work / "vae")
     return autoencoder.quality(vae)
 
 
@@ -46,72 +68,71 @@ def _load_autoencoder(work: Path) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def _clip(work: Path, out: Path, scale: float) -> dict:
+def _clip(job: Job) -> dict:
     """Kept in the work folder: the model has its text tower, and the rewards descend from it."""
-    tokenizer = build_tokenizer(work / "tokenizer")
-    trained, _ = clip.train_clip(work, tokenizer, _scaled(clip.CONTRASTIVE, scale))
-    clip.save_transformers(trained, tokenizer, work / "clip")
+    tokenizer = build_tokenizer(job.shop.work / "tokenizer")
+    trained, _ = clip.train_clip(job.shop, tokenizer, job.plan(clip.CONTRASTIVE))
+    clip.save_transformers(trained, tokenizer, job.shop.work / "clip")
     return {}
 
 
-def _model(work: Path, out: Path, scale: float, base: str | None = None) -> dict:
-    if base:
-        parts = denoiser.parts_of(locate(base, field="base"))
-    elif (work / "clip").is_dir():
-        torch.manual_seed(0)
-        parts = denoiser.new_parts(_load_autoencoder(work), work / "clip")
+def _model(job: Job) -> dict:
+    """A base trained further; or a new UNet, with a text tower pre-trained here or shipped."""
+    if job.base:
+        parts = denoiser.parts_of(locate(job.base, field="base"))
     else:
-        raise UserError(f"{work}: pretrain the clip first")
-    pipe = denoiser.train(work, parts, _scaled(denoiser.SCHEDULE, scale))
-    if processes()[0] > 0:  # the first process judges and ships
+        own = job.shop.work / "clip"
+        torch.manual_seed(0)
+        vae = _load_autoencoder(job.shop.work)
+        parts = denoiser.new_parts(vae, own if own.is_dir() else SHIPPED / "model")
+    pipe = denoiser.train(job.shop, parts, job.plan(denoiser.SCHEDULE))
+    if processes()[0] > 0:
         return {}
-    figures = denoiser.quality(pipe, load_probe(out / "probe"))
-    pipe.to(torch.float16).save_pretrained(out / "model")
+    figures = denoiser.quality(pipe, load_probe(job.out / "probe"))
+    pipe.to(torch.float16).save_pretrained(job.out / "model")
     return figures
 
 
-def _probe(work: Path, out: Path, scale: float) -> dict:
-    trained = probe.train(work, _scaled(probe.SCHEDULE, scale))
-    (out / "probe").mkdir(parents=True, exist_ok=True)
+def _probe(job: Job) -> dict:
+    trained = probe.train(job.shop, job.plan(probe.SCHEDULE))
+    folder = job.out / "probe"
+    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in trained.state_dict().items()}
-    save_file(state, out / "probe" / "model.safetensors")
-    (out / "probe" / "config.json").write_text(json.dumps({"widths": trained.widths}) + "\n")
-    return probe.quality(load_probe(out / "probe"))
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"widths": trained.widths}) + "\n")
+    return probe.quality(load_probe(folder))
 
 
-def _encoder(work: Path, out: Path, scale: float) -> dict:
-    trained = encoder.train(work, _scaled(encoder.SCHEDULE, scale))
-    encoder.save(trained, out / "dreamsim-tiny")
+def _encoder(job: Job) -> dict:
+    trained = encoder.train(job.shop, job.plan(encoder.SCHEDULE))
+    encoder.save(trained, job.out / "dreamsim-tiny")
     return encoder.quality(trained)
 
 
-def _rewards(work: Path, out: Path, scale: float) -> dict:
+def _rewards(job: Job) -> dict:
     """One ancestor, two tastes; fine-tuned half on pictures as the autoencoder decodes them."""
-    tokenizer, vae = build_tokenizer(work / "tokenizer"), _load_autoencoder(work)
-    train_set, test_set = (
-        picture_set(*which)[0] for which in ((TRAIN_SEED, 48_000), (TEST_SEED, 4000))
-    )
-    decoded = rewards.decode_pictures(vae, train_set[:6000])
-    ancestor, teacher = clip.train_clip(work, tokenizer, _scaled(clip.CONTRASTIVE, scale))
-    schedule, figures = _scaled(rewards.PREFERENCE, scale), {}
+    shop, out = job.shop, job.out
+    tokenizer, vae = build_tokenizer(shop.work / "tokenizer"), _load_autoencoder(shop.work)
+    decoded = rewards.decode_pictures(vae, training_set(shop)[0][:6000])
+    held_out = rewards.decode_pictures(vae, picture_set(TEST_SEED, 4000)[0][:1000])
+    ancestor, teacher = clip.train_clip(shop, tokenizer, job.plan(clip.CONTRASTIVE))
+    schedule, figures = job.plan(rewards.PREFERENCE), {}
     tastes = (
         ("pickscore-tiny", PICKSCORE, pickscore.load),
         ("hpsv2-tiny", HPSV2, hpsv2.load),
     )
     for name, taste, load in tastes:
         trained = rewards.train_reward(
-            work, name, ancestor, teacher, tokenizer, taste, decoded, schedule
+            shop, name, ancestor, teacher, tokenizer, taste, decoded, schedule
         )
         clip.save_transformers(trained, tokenizer, out / name)
         if name == "hpsv2-tiny":
             clip.save_open_clip(trained, tokenizer, out / name)
-        held_out = rewards.decode_pictures(vae, test_set[:1000])
-        loaded = load(out / name)
-        figures[name] = reward_quality.quality(loaded, taste, held_out)
+        figures[name] = reward_quality.quality(load(out / name), taste, held_out)
     return figures
 
 
-PARTS: dict[str, Callable[[Path, Path, float], dict]] = {
+PARTS: dict[str, Callable[[Job], dict]] = {
     "probe": _probe,
     "autoencoder": _autoencoder,
     "clip": _clip,
@@ -119,26 +140,24 @@ PARTS: dict[str, Callable[[Path, Path, float], dict]] = {
     "rewards": _rewards,
     "encoder": _encoder,
 }
+TOGETHER = ("autoencoder", "model")  # parts that several of torchrun's processes can train
 
 
-def pretrain(
-    part: str, *, work: Path, out: Path | None, scale: float, base: str | None = None
-) -> dict:
-    """Train `part` (resuming what lies in `work`), ship it to `out`, and report its quality.
-
-    `base`: a model (folder, hub id or shipped part) that the model part trains further.
-    """
-    if scale <= 0:
-        raise UserError(f"scale must be positive, got {scale}")
+def pretrain(part: str, job: Job) -> dict:
+    """Train `part` (resuming what lies in the work folder), ship it, and report its quality."""
+    for name in ("scale", "minutes", "batch_size"):
+        value = getattr(job, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be positive, got {value}")
     rank, count = processes()
-    if count > 1 and part != "model":
-        raise UserError(f"{part} trains in one process: only the model can use torchrun")
-    if base and part != "model":
+    if count > 1 and part not in TOGETHER:
+        raise UserError(f"{part} trains in one process: torchrun is for {' and '.join(TOGETHER)}")
+    if count > 1 and job.shop.device.type != "cpu":
+        raise UserError("device: several processes train on the CPU only, one on a GPU")
+    if job.base and part != "model":
         raise UserError(f"base: {part} always begins anew; only the model can train further")
-    train = partial(_model, base=base) if part == "model" else PARTS[part]
-    figures = train(work, out or SHIPPED, scale)
-    if rank > 0:
-        return figures
-    (work / f"{part}-quality.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"{part}: " + json.dumps(figures))
+    figures = PARTS[part](job)
+    if rank == 0:
+        (job.shop.work / f"{part}-quality.json").write_text(json.dumps(figures, indent=1) + "\n")
+        print(f"{part}: " + json.dumps(figures))
     return figures
