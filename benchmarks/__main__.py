@@ -19,8 +19,17 @@ def main() -> None:
     gpu.add_argument("--size", default="auto", choices=["auto", "full", "tiny"])
     gpu.add_argument("--minutes", type=float, default=8.0)
     gpu.add_argument("--out", type=Path)
+    signal = commands.add_parser("signal", help="how much of a recipe's gradient is signal")
+    signal.add_argument("overrides", nargs="+", metavar="RECIPE KEY=VALUE")
+    signal.add_argument("--batches", type=int, default=12, help="epochs' worth of pictures")
+    signal.add_argument("--run", type=Path, help="measured at its last checkpoint, not the start")
+    signal.add_argument("--out", type=Path, help="the figures as JSON")
     args = parser.parse_args()
-    if args.command == "gpu":
+    if args.command == "signal":
+        from benchmarks.signal import report as tell
+
+        tell(args.overrides, args.batches, args.run, args.out)
+    elif args.command == "gpu":
         from benchmarks import gpu as card
 
         card.run(args.out, args.size, args.minutes, args.device)

@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
+from drift.errors import UserError
 from drift.functional.dynamics import step_sensitivity
 from drift.functional.noise import step_noise
 from drift.methods.parts import (
@@ -15,6 +16,7 @@ from drift.methods.parts import (
     ClippedSurrogate,
     DiversityShaping,
     FirstSteps,
+    GivenWeights,
     GroupAdvantage,
     KeepAll,
     NoisedPrompt,
@@ -382,3 +384,20 @@ def test_balanced_weights_are_the_inverse_of_the_steps_sensitivities():
     assert products[0].item() == pytest.approx(products[1].item())
     assert weights[0] > weights[1]
     assert weights[2] == 0  # draws no noise, and is never trained
+
+
+def test_given_weights_keep_their_ratios_and_have_mean_1_where_noise_is_drawn():
+    schedule = schedule_of([0.04, 0.16, 0.36, 0.64], 1.0)
+    noisy = schedule.noisy(1.0)
+    weights = GivenWeights((8.0, 4.0, 2.0, 1.0))(schedule, 1.0)
+    assert weights[noisy].mean().item() == pytest.approx(1)
+    assert (weights[0] / weights[2]).item() == pytest.approx(4)
+    assert weights[~noisy].abs().sum() == 0
+
+
+def test_given_weights_of_another_number_of_steps_are_refused():
+    with pytest.raises(UserError, match="method.weighting.weights: 2 weights for 4 steps"):
+        GivenWeights((1.0, 1.0))(schedule_of([0.04, 0.16, 0.36, 0.64], 1.0), 1.0)
+    for wrong in ((), (1.0, -1.0), (0.0, 0.0)):
+        with pytest.raises(ValueError, match="not negative, and not all 0"):
+            GivenWeights(wrong)

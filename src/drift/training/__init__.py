@@ -2,5 +2,5 @@
 
 In: a `TrainConfig`. Out: a run folder (config.yaml, metrics.jsonl, checkpoints/, live.jsonl). Every
 stage hands tensors "P C" or "P G" to the next: rollout, scoring, the method's parts, update. Start
-reading at `loop.train_epoch`; `runs` reads a folder back.
+reading at `epoch.train_epoch`; `runs` reads a folder back.
 """

@@ -1,7 +1,7 @@
 """The training loop. It never asks which method it runs."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,29 @@ from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.files.weights import read_json
 from drift.functional.noise import derive_seed
-from drift.methods.parts import Advantages, Method, Shaped
-from drift.methods.parts.objective import Weight
 from drift.recipes import read_prompts
 from drift.training.average import averaged, open_average
 from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from drift.training.cuts import cut_prompts
-from drift.training.diagnostics import (
-    describe_advantages,
-    describe_diversity,
-    describe_rewards,
-    warnings,
-)
+from drift.training.diagnostics import warnings
+from drift.training.epoch import Run, train_epoch
 from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
 from drift.training.needs import record, refuse_others
 from drift.training.plan import changes, limit, plan, sizes
 from drift.training.policy import load_policy, pick_device
-from drift.training.preflight import check_replay, prepare
-from drift.training.rollout import pool_seeds, sample_pool
-from drift.training.scoring import features_of, open_encoder, open_reward, score
+from drift.training.preflight import prepare
+from drift.training.scoring import open_encoder, open_reward
 from drift.training.trackers import check_trackers, open_trackers
 from drift.training.tracking import (
     LIVE,
     METRICS,
-    Stopwatch,
     append_metrics,
     environment,
     keep_traceback,
     read_metrics,
     truncate_metrics,
 )
-from drift.training.update import Learner, Signal, update_policy
-from drift.types import Group, ImageEncoder, PolicyModel, Reward, State
+from drift.training.update import Learner
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
@@ -54,70 +45,6 @@ def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[
         generator = torch.Generator().manual_seed(derive_seed(seed, lap))
         chosen.append(prompts[int(torch.randperm(len(prompts), generator=generator)[index])])
     return chosen
-
-
-@dataclass
-class Run:
-    """What a training holds: the parts, and the state that a checkpoint brings back."""
-
-    config: TrainConfig  # with the batch sizes that were planned
-    folder: Path
-    model: PolicyModel
-    learner: Learner
-    reward: Reward
-    encoder: ImageEncoder | None
-    live: Live | None
-    method_state: dict[str, State]  # by slot
-    finished: int  # epochs
-
-
-def apply_method(
-    method: Method, group: Group, state: dict[str, State]
-) -> tuple[Shaped, Advantages, Weight]:
-    """Shaping, advantages and the penalty's weight of an epoch; `state` of the slots moves on."""
-    shaped, state["shaping"] = method.shaping(group, state.get("shaping", {}))
-    advantages, state["advantage"] = method.advantage(group, shaped, state.get("advantage", {}))
-    beta, state["regulariser"] = method.regulariser(group, state.get("regulariser", {}))
-    return shaped, advantages, beta
-
-
-def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
-    """Rollout, scoring, selection, shaping, advantages, update; returns one line per update."""
-    config, method, clock = run.config, run.config.method, Stopwatch()
-    pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config, epoch)
-    clock.lap("rollout")
-
-    at_once = config.sampling.scoring_batch_size
-    pool_rewards = score(run.reward, pool.images, prompts, at_once)
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, epoch, -2))
-    chosen = method.selection(pool_rewards, config.sampling.group_size, generator)
-    kept, rewards = pool.keep(chosen), pool_rewards.gather(1, chosen)
-    del pool  # the paper's is 1.7 GB, and the update needs memory
-    features = features_of(run.encoder, kept, at_once)
-    group = Group(prompts, rewards, features, config.sampling.steps, epoch)
-    shaped, advantages, beta = apply_method(method, group, run.method_state)
-    clock.lap("scoring")
-
-    if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
-        check_replay(run.model, kept, config)
-        clock.lap("preflight")
-    signal = Signal(advantages.total, beta)
-    updates = update_policy(run.model, run.learner, kept, signal, config, epoch)
-    clock.lap("update")
-
-    fractions = run.model.schedule(config.sampling.steps).fractions.cpu()
-    conditioning = method.conditioning.in_training()
-    shared = {
-        "epoch": epoch,
-        "images_sampled": epoch * pool_rewards.numel(),
-        **describe_rewards(pool_rewards, rewards),
-        **describe_diversity(features, shaped.intrinsic, method.shaping.upper),
-        **describe_advantages(advantages),
-        "prompt_signal": conditioning.signal_share(kept.conditioned, fractions).tolist(),
-        "first_clip_fraction": updates[0].clip_fraction,
-        "seconds": clock.seconds,
-    }
-    return [shared | {"update": k} | asdict(stats) for k, stats in enumerate(updates, 1)]
 
 
 GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"

@@ -31,7 +31,7 @@ from drift.methods.parts.selection import (
 )
 from drift.methods.parts.shaping import DiversityShaping, NoShaping, Shaped, Shaping
 from drift.methods.parts.timesteps import AllSteps, FirstSteps, RandomSteps, Timesteps, WindowSteps
-from drift.methods.parts.weighting import BalancedWeights, SameWeights, Weighting
+from drift.methods.parts.weighting import BalancedWeights, GivenWeights, SameWeights, Weighting
 
 __all__ = [
     "Advantages",
@@ -43,6 +43,7 @@ __all__ = [
     "ClippedSurrogate",
     "DiversityShaping",
     "FirstSteps",
+    "GivenWeights",
     "GroupAdvantage",
     "KeepAll",
     "Method",

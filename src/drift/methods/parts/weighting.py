@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Discriminator
 from torch import Tensor
 
+from drift.errors import UserError
 from drift.types import Schedule
 
 
@@ -39,4 +40,28 @@ class BalancedWeights:
         return weights / weights[schedule.noisy(noise_level)].mean()
 
 
-Weighting = Annotated[SameWeights | BalancedWeights, Discriminator("kind")]
+@dataclass(frozen=True)
+class GivenWeights:
+    """A weight for each step, first to last; only their ratios count.
+
+    Those by which independent batches agree best: `python -m benchmarks signal` measures them.
+    """
+
+    weights: tuple[float, ...]
+    kind: Literal["given"] = "given"
+
+    def __post_init__(self) -> None:
+        if not self.weights or min(self.weights) < 0 or max(self.weights) == 0:
+            raise ValueError("weights are one for each step, not negative, and not all 0")
+
+    def __call__(self, schedule: Schedule, noise_level: float) -> Float[Tensor, "T"]:
+        noisy = schedule.noisy(noise_level)
+        if len(self.weights) != len(noisy):
+            raise UserError(
+                f"method.weighting.weights: {len(self.weights)} weights for {len(noisy)} steps"
+            )
+        weights = torch.tensor(self.weights).to(schedule.fractions) * noisy
+        return weights / weights[noisy].mean()
+
+
+Weighting = Annotated[SameWeights | BalancedWeights | GivenWeights, Discriminator("kind")]
