@@ -144,6 +144,14 @@ def pretrain(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that paint")
     p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
+    p.add_argument(
+        "--tuned",
+        type=Path,
+        nargs="*",
+        default=(),
+        metavar="RUN",
+        help="runs whose pictures `rewards` learns to judge as well",
+    )
 
 
 def reproduce(p: argparse.ArgumentParser) -> None:

@@ -122,6 +122,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from drift.menagerie.pretrain.loop import Workshop
     from drift.menagerie.pretrain.run import Job, pretrain
     from drift.training.policy import pick_device
+    from drift.training.runs import choose_checkpoints
 
     job = Job(
         Workshop(args.work, pick_device(args.device), args.workers),
@@ -130,6 +131,7 @@ def pretrain(args: argparse.Namespace) -> None:
         minutes=args.minutes,
         batch_size=args.batch_size,
         base=args.base,
+        tuned=tuple(choose_checkpoints(run, "last")[0].folder for run in args.tuned),
     )
     for part in args.parts:
         pretrain(part, job)

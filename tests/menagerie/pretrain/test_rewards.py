@@ -46,7 +46,7 @@ def test_the_right_scores_are_likelier_than_none_or_the_reverse():
 
 def test_rows_compare_an_animal_with_itself_and_with_others():
     truth = attributes()
-    chosen, rows = rewards.draw_comparisons(truth, 12, np.random.default_rng(0))
+    chosen, rows = rewards.draw_comparisons(truth.animal, 12, np.random.default_rng(0))
     animals = truth.animal[chosen][rows]
     assert len(set(chosen)) == len(chosen) == 12 * exhibits.OWN
     assert (animals[:, : exhibits.OWN] == animals[:, :1]).all()

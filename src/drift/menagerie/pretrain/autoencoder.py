@@ -14,7 +14,7 @@ from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images, training_set
 
 # Of each process; the shipped one was trained by two: torchrun --nproc-per-node 2 -m drift ...
-SCHEDULE = Schedule(steps=5_400, batch_size=8, learning_rate=1.5e-3, average=0.998)
+SCHEDULE = Schedule(steps=4_000, batch_size=16, learning_rate=6e-3, average=0.998)
 LATENT_CHANNELS = 8
 # Per latent element, against a reconstruction error per pixel: makes the decoder bear latents that
 # are a tenth of their spread beside the point, as a diffusion model's are.

@@ -97,16 +97,26 @@ class Exhibits:
         return torch.stack([*columns, (self.right - 0.8) / 0.3, (self.clean - 0.7) / 0.3], 1)
 
 
-def exhibit(pictures: np.ndarray, truth: Attributes, rng: np.random.Generator) -> Exhibits:
-    """Damage some of these pictures (in rows of OWN), each in one way; vary the light of all."""
-    images, right = to_images(pictures), torch.ones(len(pictures))
+def damage(
+    images: Tensor, rng: np.random.Generator, share: float = DAMAGED
+) -> tuple[Tensor, Float[Tensor, "N"]]:
+    """Damage a share of images (in rows of OWN), each in one way, and vary the light of all.
+
+    Also returns how right each one's animal still is.
+    """
+    right = torch.ones(len(images))
     others, results = images.roll(OWN, 0), images.clone()  # a row further: another animal
     kinds = rng.integers(len(DAMAGES), size=len(images))
-    spoilt = rng.random(len(images)) < DAMAGED
-    for kind, damage in enumerate(DAMAGES):
+    spoilt = rng.random(len(images)) < share
+    for kind, name in enumerate(DAMAGES):
         rows = torch.from_numpy(np.flatnonzero(spoilt & (kinds == kind)))
         if len(rows):
-            results[rows], right[rows] = spoil(damage, images[rows], others[rows], rng)
+            results[rows], right[rows] = spoil(name, images[rows], others[rows], rng)
     light = torch.from_numpy(rng.uniform(0.9, 1.1, (len(images), 1, 1, 1)).astype(np.float32))
-    results = (results * light).clamp(0, 1)
-    return Exhibits(results, truth, right, cleanness(results))
+    return (results * light).clamp(0, 1), right
+
+
+def exhibit(pictures: np.ndarray, truth: Attributes, rng: np.random.Generator) -> Exhibits:
+    """Painted pictures, some of them damaged."""
+    images, right = damage(to_images(pictures), rng)
+    return Exhibits(images, truth, right, cleanness(images))

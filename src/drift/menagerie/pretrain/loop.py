@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from drift.menagerie.pretrain.muon import Muon
+
 CPU = torch.device("cpu")
 
 
@@ -31,7 +33,7 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: AdamW, linear warm-up, cosine decay to zero, averaged weights."""
+    """How long and how fast: Muon, linear warm-up, cosine decay to zero, averaged weights."""
 
     steps: int
     batch_size: int
@@ -136,9 +138,7 @@ def fit(
     rank, count = processes()
     module.to(shop.device)
     parameters = parameters or [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, foreach=True
-    )
+    optimizer = Muon(parameters, schedule.learning_rate, schedule.weight_decay)
     state = State(module, optimizer, [p.detach().clone() for p in parameters])
     file, smooth = shop.work / f"{name}.pt", None
     state.restore(file)

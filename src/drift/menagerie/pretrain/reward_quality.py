@@ -10,11 +10,13 @@ from drift.menagerie.animals import ANIMALS, FACINGS, STYLES
 from drift.menagerie.captions import simple_prompt
 from drift.menagerie.pretrain.augment import blur, low_resolution, noise
 from drift.menagerie.pretrain.clip import encode_texts
+from drift.menagerie.pretrain.drawn import Drawn, gold_of
 from drift.menagerie.pretrain.encoder import correlations
 from drift.menagerie.pretrain.exhibits import chimera, exhibit, melt, shuffle
 from drift.menagerie.pretrain.loop import batch_rng
 from drift.menagerie.pretrain.rewards import TEMPERATURE, draw_comparisons
 from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images
+from drift.menagerie.probe import Probe
 from drift.menagerie.scenes import SCENES
 from drift.menagerie.taste import Taste, cleanness, utility
 from drift.rewards.clip_score import ClipScore, projected
@@ -62,7 +64,7 @@ def comparisons(reward: ClipScore, taste: Taste, rounds: int = 40) -> dict[str, 
     agreed, possible, pairs = 0.0, 0.0, 0
     for turn in range(rounds):
         rng = batch_rng(turn, stream=2)
-        chosen, rows = draw_comparisons(truth, 12, rng)
+        chosen, rows = draw_comparisons(truth.animal, 12, rng)
         shown = exhibit(pictures[chosen], truth[chosen], rng)
         gold, wanted = shown.gold(taste, rows), truth.animal[chosen[rows[:, 0]]]
         scores = score_all(reward, shown.images)[:, wanted].T.gather(1, torch.from_numpy(rows))
@@ -93,27 +95,54 @@ def damages(images: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
     }
 
 
-def quality(reward: ClipScore, taste: Taste, decoded: np.ndarray, count: int = 4000) -> dict:
-    """Figures on held-out pictures; effects, gap and drops in standard deviations of a prompt.
+def within(values: Tensor, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Values "N" less their group's mean in its standard deviations, and these "N"."""
+    standard, std = torch.empty_like(values), torch.empty_like(values)
+    for g in groups:
+        std[g] = values[g].std().clamp(min=1e-6)
+        standard[g] = (values[g] - values[g].mean()) / std[g]
+    return standard, std
 
-    `decoded`: the first of these pictures after a way through the autoencoder.
-    """
+
+def explained(values: Tensor, by: Tensor) -> float:
+    """Share of the variance of `values` that is linear in `by`, both "N"."""
+    return float(torch.corrcoef(torch.stack([values, by]))[0, 1] ** 2)
+
+
+def drawn_quality(reward: ClipScore, taste: Taste, probe: Probe, drawn: Drawn) -> dict:
+    """Figures on pictures that a model drew: agreement with gold as the probe reads it, and what
+    the right animal is worth to both."""
+    images, animal = to_images(drawn.pictures), torch.from_numpy(drawn.animal)
+    score = score_all(reward, images)[torch.arange(len(images)), animal]
+    gold, seen = gold_of(taste, probe, images, animal)
+    groups = [torch.where(animal == a)[0] for a in animal.unique()]
+    ranked = [correlations(score[g].numpy(), gold[g].numpy())[1] for g in groups]
+    shown = seen.animal.gather(1, animal[:, None])[:, 0]
+    standard, shares = within(score, groups)[0], within(shown, groups)[0]
+    return {
+        "spearman": round(float(np.mean(ranked)), 3),
+        "right_explains": round(explained(standard, shares), 3),
+        "right_explains_gold": round(explained(within(gold, groups)[0], shares), 3),
+        "humps": humps(standard),
+    }
+
+
+def quality(reward: ClipScore, taste: Taste, count: int = 4000) -> dict:
+    """Figures on held-out paintings; effects, gap and drops in standard deviations of a prompt."""
     pictures, truth = picture_set(TEST_SEED, 4000)
     images, truth = to_images(pictures[:count]), truth[np.arange(count)]
     animal, rows = torch.from_numpy(truth.animal), torch.arange(count)
     every = score_all(reward, images)
     score = every[rows, animal]
     groups = [rows[animal == a] for a in range(len(ANIMALS))]
-    mean = torch.stack([score[g].mean() for g in groups])[animal]
-    std = torch.stack([score[g].std() for g in groups])[animal]
-    standard = (score - mean) / std
+    standard, std = within(score, groups)
+    mean = score - standard * std
     gold = utility(taste, truth, torch.ones(count), cleanness(images))
 
-    rng, few = batch_rng(0, stream=1), slice(0, len(decoded))
-    damaged = damages(images[few], rng) | {"decoded": to_images(decoded)}
+    rng, few = batch_rng(0, stream=1), slice(0, 1000)
+    damaged = damages(images[few], rng)
     after = {n: score_all(reward, d)[rows[few], animal[few]] for n, d in damaged.items()}
     drop = {n: ((score[few] - s) / std[few]).mean() for n, s in after.items()}
-    again = (after["decoded"] - mean[few]) / std[few]
 
     other = every[rows, (animal + torch.from_numpy(rng.integers(1, len(ANIMALS), count))) % 45]
     pool = torch.where(torch.from_numpy(rng.random(count) < 0.15), (other - mean) / std, standard)
@@ -126,9 +155,6 @@ def quality(reward: ClipScore, taste: Taste, decoded: np.ndarray, count: int = 4
         "mean_score": round(float(score.mean()), 3),
         "right_wrong_gap": round(float(((score - other) / std).mean()), 2),
         "drop": {name: round(float(value), 2) for name, value in drop.items()},
-        "decoded_agreement": round(
-            float(torch.corrcoef(torch.stack([standard[few], again]))[0, 1]), 3
-        ),
         "by_scene": by_class(standard, truth.scene, SCENES),
         "by_style": by_class(standard, truth.style, STYLES),
         "by_facing": by_class(standard, truth.facing, FACINGS),

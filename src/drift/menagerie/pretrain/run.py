@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from drift.errors import UserError
@@ -16,13 +16,13 @@ from drift.menagerie.pretrain import (
     autoencoder,
     clip,
     denoiser,
+    drawn,
     encoder,
     probe,
     reward_quality,
     rewards,
 )
 from drift.menagerie.pretrain.loop import Schedule, Workshop, processes
-from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, training_set
 from drift.menagerie.probe import load_probe
 from drift.menagerie.taste import HPSV2, PICKSCORE
 from drift.rewards import hpsv2, pickscore
@@ -38,6 +38,7 @@ class Job:
     minutes: float | None = None  # of training, in place of its steps
     batch_size: int | None = None  # at the same number of pictures
     base: str | None = None  # a model that is trained further
+    tuned: tuple[Path, ...] = ()  # checkpoints of tuned models, for the rewards to see
 
     def plan(self, schedule: Schedule) -> Schedule:
         """The part's own schedule, as the job wants it; its rate follows the root of the batch."""
@@ -109,26 +110,36 @@ def _encoder(job: Job) -> dict:
     return encoder.quality(trained)
 
 
+def _drawn(job: Job, name: str, **how) -> drawn.Drawn:
+    """Pictures that the shipped model draws, and those tuned from it; once into the work folder."""
+    file = job.shop.work / "drawn" / f"{name}.npz"
+    if not file.exists():
+        pipe = StableDiffusionPipeline.from_pretrained(job.out / "model", dtype=torch.float32)
+        drawn.draw_tuned(pipe, list(job.tuned), **how).save(file)
+    return drawn.Drawn.load(file)
+
+
 def _rewards(job: Job) -> dict:
-    """One ancestor, two tastes; fine-tuned half on pictures as the autoencoder decodes them."""
-    shop, out = job.shop, job.out
-    tokenizer, vae = build_tokenizer(shop.work / "tokenizer"), _load_autoencoder(shop.work)
-    decoded = rewards.decode_pictures(vae, training_set(shop)[0][:6000])
-    held_out = rewards.decode_pictures(vae, picture_set(TEST_SEED, 4000)[0][:1000])
+    """One ancestor, two tastes; fine-tuned on painted pictures and on what the model draws."""
+    shop, out, seen = job.shop, job.out, load_probe(job.out / "probe")
+    tokenizer = build_tokenizer(shop.work / "tokenizer")
+    lessons = _drawn(job, "lessons", per_animal=192, seed=0)
+    exam = _drawn(job, "exam", per_animal=48, seed=1000)
     ancestor, teacher = clip.train_clip(shop, tokenizer, job.plan(clip.CONTRASTIVE))
+    school = rewards.School(ancestor, teacher, tokenizer, seen, lessons)
     schedule, figures = job.plan(rewards.PREFERENCE), {}
     tastes = (
         ("pickscore-tiny", PICKSCORE, pickscore.load),
         ("hpsv2-tiny", HPSV2, hpsv2.load),
     )
     for name, taste, load in tastes:
-        trained = rewards.train_reward(
-            shop, name, ancestor, teacher, tokenizer, taste, decoded, schedule
-        )
+        trained = rewards.train_reward(shop, name, school, taste, schedule)
         clip.save_transformers(trained, tokenizer, out / name)
         if name == "hpsv2-tiny":
             clip.save_open_clip(trained, tokenizer, out / name)
-        figures[name] = reward_quality.quality(load(out / name), taste, held_out)
+        reward = load(out / name)
+        figures[name] = reward_quality.quality(reward, taste)
+        figures[name]["drawn"] = reward_quality.drawn_quality(reward, taste, seen, exam)
     return figures
 
 
