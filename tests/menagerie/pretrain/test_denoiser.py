@@ -59,6 +59,30 @@ def test_a_shipped_model_trains_further_and_only_its_unet_changes(tmp_path, monk
     assert again.unet.config.in_channels == again.vae.config.latent_channels
 
 
+def test_guidance_can_be_learned(tmp_path, monkeypatch):
+    """What is to be predicted without guidance is what was predicted with it."""
+    monkeypatch.setattr(denoiser, "training_set", lambda *args, **kwargs: painted(16))
+    parts, seen = denoiser.parts_of(SHIPPED / "model"), []
+
+    def spied(unet, noisy, t, embeds, nothing, scale):
+        predicted = plain(unet, noisy, t, embeds, nothing, scale)
+        twice = [torch.cat([noisy] * 2), torch.cat([t] * 2)]
+        words = torch.cat([nothing.expand_as(embeds), embeds])
+        untold, told = unet(*twice, words).sample.chunk(2)  # as the pipeline does it
+        seen.append((predicted, untold + scale * (told - untold), torch.equal(untold, told)))
+        return predicted
+
+    plain = denoiser.guided
+    monkeypatch.setattr(denoiser, "guided", spied)
+    short = Schedule(steps=2, batch_size=8, learning_rate=1e-4)
+    denoiser.train(Workshop(tmp_path), parts, short, guidance_scale=3.0)
+    for predicted, as_piped, same in seen:
+        torch.testing.assert_close(predicted, as_piped, rtol=1e-3, atol=1e-4)
+        assert not same
+    assert len(seen) == 2
+    assert (tmp_path / "guided.pt").exists() and not (tmp_path / "denoiser.pt").exists()
+
+
 def test_a_new_unet_takes_the_tower_of_a_model_and_the_latents_of_its_autoencoder():
     shipped = denoiser.parts_of(SHIPPED / "model")
     parts = denoiser.new_parts(autoencoder.build(), SHIPPED / "model")

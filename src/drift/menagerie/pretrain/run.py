@@ -38,6 +38,7 @@ class Job:
     minutes: float | None = None  # of training, in place of its steps
     batch_size: int | None = None  # at the same number of pictures
     base: str | None = None  # a model that is trained further
+    guidance_scale: float = 3.0  # that the part `guided` makes needless
     tuned: tuple[Path, ...] = ()  # checkpoints of tuned models, for the rewards to see
 
     def plan(self, schedule: Schedule) -> Schedule:
@@ -90,6 +91,17 @@ def _model(job: Job) -> dict:
     if processes()[0] > 0:
         return {}
     figures = denoiser.quality(pipe, load_probe(job.out / "probe"))
+    pipe.to(torch.float16).save_pretrained(job.out / "model")
+    return figures
+
+
+def _guided(job: Job) -> dict:
+    """The shipped model, to draw without guidance what it draws with it."""
+    parts, schedule = denoiser.parts_of(job.out / "model"), job.plan(denoiser.GUIDED)
+    pipe = denoiser.train(job.shop, parts, schedule, guidance_scale=job.guidance_scale)
+    if processes()[0] > 0:
+        return {}
+    figures = denoiser.quality(pipe, load_probe(job.out / "probe"), guidance_scale=1.0)
     pipe.to(torch.float16).save_pretrained(job.out / "model")
     return figures
 
@@ -148,10 +160,15 @@ PARTS: dict[str, Callable[[Job], dict]] = {
     "autoencoder": _autoencoder,
     "clip": _clip,
     "model": _model,
+    "guided": _guided,
     "rewards": _rewards,
     "encoder": _encoder,
 }
-TOGETHER = ("autoencoder", "model")  # parts that several of torchrun's processes can train
+TOGETHER = (
+    "autoencoder",
+    "model",
+    "guided",
+)  # parts that several of torchrun's processes can train
 
 
 def pretrain(part: str, job: Job) -> dict:
@@ -162,7 +179,7 @@ def pretrain(part: str, job: Job) -> dict:
             raise UserError(f"{name} must be positive, got {value}")
     rank, count = processes()
     if count > 1 and part not in TOGETHER:
-        raise UserError(f"{part} trains in one process: torchrun is for {' and '.join(TOGETHER)}")
+        raise UserError(f"{part} trains in one process: torchrun is for {', '.join(TOGETHER)}")
     if count > 1 and job.shop.device.type != "cpu":
         raise UserError("device: several processes train on the CPU only, one on a GPU")
     if job.base and part != "model":
