@@ -132,7 +132,7 @@ def export(p: argparse.ArgumentParser) -> None:
 
 
 def pretrain(p: argparse.ArgumentParser) -> None:
-    parts = ["autoencoder", "clip", "model", "guided", "rewards", "encoder", "probe"]
+    parts = ["autoencoder", "decoder", "clip", "model", "guided", "rewards", "encoder", "probe"]
     p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
     p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
     p.add_argument("--out", type=Path, help="weights folder; default the package's own")

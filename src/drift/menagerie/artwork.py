@@ -102,15 +102,30 @@ def _rasterise(svg: str) -> Image.Image:
     return image.crop(box).convert("RGBa")  # premultiplied: resizing leaves no dark fringe
 
 
+def _drawings(folder: Path) -> dict[str, Image.Image]:
+    """Every drawing by "STYLE CODE", rasterised on first use into `sprites.npz`.
+
+    That file is all that another machine needs: no npm, no network and no resvg.
+    """
+    kept = folder / "sprites.npz"
+    if not kept.exists():
+        sources = _svg_sources({style: fetch_package(style, folder) for style in STYLES})
+        images = {f"{style} {code}": _rasterise(svg) for (style, code), svg in sources.items()}
+        np.savez_compressed(kept, **{key: np.asarray(image) for key, image in images.items()})
+    with np.load(kept) as pixels:
+        return {
+            key: Image.frombytes("RGBa", drawn.shape[1::-1], drawn.tobytes())
+            for key, drawn in pixels.items()
+        }
+
+
 def load_sprites(folder: Path | None = None) -> list[Sprite]:
-    """Every drawing of the Menagerie, fetched on first use. Order: animal, variant, style."""
-    folder = folder or cache_folder() / "artwork"
-    sources = _svg_sources({style: fetch_package(style, folder) for style in STYLES})
-    sprites = []
+    """Every drawing of the Menagerie. Order: animal, variant, style."""
+    drawings, sprites = _drawings(folder or cache_folder() / "artwork"), []
     for animal, variants in enumerate(VARIANTS.values()):
         for variant, code in enumerate(variants.values()):
             for style, style_name in enumerate(STYLES):
-                image = _rasterise(sources[style_name, code])
+                image = drawings[f"{style_name} {code}"]
                 symmetric = mirror_difference(image) < SYMMETRIC_BELOW
                 sprites.append(Sprite(animal, style, variant, image, symmetric))
     return sprites

@@ -4,17 +4,21 @@ It learns the pictures that the model learns, drawings on the grid: then it know
 few numbers say which one stands where, and the diffusion model has little to decide.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images, training_set
 
 # Of each process; the shipped one was trained by two: torchrun --nproc-per-node 2 -m drift ...
 SCHEDULE = Schedule(steps=4_000, batch_size=16, learning_rate=6e-3, average=0.998)
+DECODER = replace(SCHEDULE, learning_rate=3e-3)
+BLUR = 0.05  # of the latents' spread: how far beside the point the decoder alone sees them
 LATENT_CHANNELS = 8
 # Per latent element, against a reconstruction error per pixel: makes the decoder bear latents that
 # are a tenth of their spread beside the point, as a diffusion model's are.
@@ -62,6 +66,26 @@ def train(shop: Workshop, schedule: Schedule = SCHEDULE, pictures: int = 48_000)
     fit("autoencoder", vae, loss_at, schedule, shop)
     vae.eval()
     return give_pixel_metric(vae.to(CPU), train_set[:2000])
+
+
+def train_decoder(
+    shop: Workshop, vae: AutoencoderKL, schedule: Schedule = DECODER, pictures: int = 48_000
+) -> AutoencoderKL:
+    """Train the decoder alone further: the latents, and so a model of them, stay as they are."""
+    train_set, _ = training_set(shop, pictures, on_grid=True)
+    vae.to(shop.device).requires_grad_(False)
+    latents = encode(vae, train_set).half()
+    spread = float(BLUR / vae.config["scaling_factor"])
+    decoder = nn.ModuleList([vae.decoder, vae.post_quant_conv]).requires_grad_(True)
+
+    def loss_at(step: int, rng: np.random.Generator) -> Tensor:
+        chosen = np.sort(rng.choice(len(train_set), schedule.batch_size, replace=False))
+        near = latents[chosen].float()
+        decoded = vae.decode(near + spread * torch.randn_like(near)).sample
+        return reconstruction_loss(decoded, to_images(train_set[chosen], shop.device) * 2 - 1)
+
+    fit("decoder", decoder, loss_at, schedule, shop)
+    return vae.to(CPU).eval().requires_grad_(False)
 
 
 @torch.no_grad()

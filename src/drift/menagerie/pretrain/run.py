@@ -63,6 +63,18 @@ def _autoencoder(job: Job) -> dict:
     return autoencoder.quality(vae)
 
 
+def _decoder(job: Job) -> dict:
+    """The shipped model's, further; its latents stay, and so does its UNet."""
+    folder = job.out / "model" / "vae"
+    vae = AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+    trained = autoencoder.train_decoder(job.shop, vae, job.plan(autoencoder.DECODER))
+    if processes()[0] > 0:
+        return {}
+    figures = autoencoder.quality(trained)
+    trained.to(torch.float16).save_pretrained(folder)
+    return figures
+
+
 def _load_autoencoder(work: Path) -> AutoencoderKL:
     if not (work / "vae").is_dir():
         raise UserError(f"{work}: pretrain the autoencoder first")
@@ -158,6 +170,7 @@ def _rewards(job: Job) -> dict:
 PARTS: dict[str, Callable[[Job], dict]] = {
     "probe": _probe,
     "autoencoder": _autoencoder,
+    "decoder": _decoder,
     "clip": _clip,
     "model": _model,
     "guided": _guided,
@@ -166,6 +179,7 @@ PARTS: dict[str, Callable[[Job], dict]] = {
 }
 TOGETHER = (
     "autoencoder",
+    "decoder",
     "model",
     "guided",
 )  # parts that several of torchrun's processes can train
