@@ -7,14 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from drift.menagerie.pretrain.loop import (
-    Schedule,
-    Workshop,
-    agreed,
-    average_gradients,
-    fit,
-    processes,
-)
+from drift.menagerie.pretrain.loop import Schedule, Workshop, fit
+from drift.menagerie.pretrain.muon import Muon
+from drift.menagerie.pretrain.together import agreed, average_gradients, processes
 
 SCHEDULE = Schedule(steps=8, batch_size=4, learning_rate=0.1, warmup=2, save_every=3)
 
@@ -84,7 +79,16 @@ def _one_of_two(rank: int, address: str) -> None:
     assert module.weight.grad.tolist() == [[1.5, 1.5, 1.5]]
     assert module.bias.grad.tolist() == [1.0]
     assert agreed(0.25 + rank) == 0.25
-    dist.destroy_process_group()
+    steps = []
+    for alone in (False, True):  # the same step, shared out or not
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 16), nn.Linear(16, 40))
+        layers(torch.ones(1, 20)).square().sum().backward()
+        if alone:
+            dist.destroy_process_group()
+        Muon(layers.parameters(), lr=0.1).step()
+        steps.append(nn.utils.parameters_to_vector(layers.parameters()))
+    torch.testing.assert_close(steps[0], steps[1])
 
 
 def test_two_processes_average_their_gradients(tmp_path):

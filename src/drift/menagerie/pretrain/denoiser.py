@@ -16,8 +16,9 @@ from drift.menagerie.animals import ANIMALS
 from drift.menagerie.captions import MAX_TOKENS, caption, simple_prompt
 from drift.menagerie.pictures import Attributes
 from drift.menagerie.pretrain.autoencoder import encode
-from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit, processes
+from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.sets import training_set
+from drift.menagerie.pretrain.together import processes
 from drift.menagerie.probe import Probe, read
 
 # Of each process; the shipped model was trained by two: torchrun --nproc-per-node 2 -m drift ...

@@ -1,7 +1,6 @@
 """The loop every part of the Menagerie is trained with: resumable, averaged, with a bar."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from drift.menagerie.pretrain.muon import Muon
+from drift.menagerie.pretrain.together import agreed, average_gradients, processes
 
 CPU = torch.device("cpu")
 
@@ -54,36 +53,6 @@ class Schedule:
         start = 0.0 if self.minutes else min(1.0, self.warmup / self.steps)
         fall = max(0.0, done - start) / max(1e-9, 1 - start)
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, fall)))
-
-
-def processes() -> tuple[int, int]:
-    """(rank, count) of torchrun's processes, joined at the first call; (0, 1) without torchrun."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def agreed(value: float) -> float:
-    """The first process's value, so that all of them stop at one step."""
-    if not dist.is_initialized():
-        return value
-    told = torch.tensor([value], dtype=torch.float64)
-    dist.broadcast(told, 0)
-    return told.item()
 
 
 def batch_rng(step: int, stream: int = 0) -> np.random.Generator:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from drift.menagerie.pretrain.together import gathered, processes
+
 SMALLEST = 16  # rows and columns of a matrix; less is left to Adam
 ADAM_SHARE = 0.25  # of the learning rate, for Adam
 MOMENTUM, BETAS, EPSILON = 0.95, (0.9, 0.999), 1e-8
@@ -28,6 +30,10 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
+def is_matrix(p: Tensor) -> bool:
+    return p.ndim > 1 and min(p.shape[0], p[0].numel()) >= SMALLEST
+
+
 class Muon(torch.optim.Optimizer):
     """Steps whose root mean square is 0.2 of the learning rate, as Adam's are (Liu et al., 2025,
     arXiv 2502.16982), so that one rate serves both."""
@@ -39,23 +45,30 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None) -> None:
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                matrix = p.ndim > 1 and min(p.shape[0], p[0].numel()) >= SMALLEST
-                rate = lr if matrix else ADAM_SHARE * lr
-                step = self._orthogonal(p, p.grad) if matrix else self._adam(p, p.grad)
-                p.mul_(1 - rate * decay).sub_(step, alpha=rate)
+            moved = [p for p in group["params"] if p.grad is not None]
+            kernels = [p for p in moved if is_matrix(p)]
+            steps = {id(p): self._adam(p) for p in moved if not is_matrix(p)}
+            steps |= zip(map(id, kernels), self._orthogonal(kernels), strict=True)
+            for p in moved:
+                rate = lr if is_matrix(p) else ADAM_SHARE * lr
+                p.mul_(1 - rate * decay).sub_(steps[id(p)], alpha=rate)
 
-    def _orthogonal(self, p: Parameter, gradient: Tensor) -> Tensor:
-        state = self.state[p]
-        momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.mul_(MOMENTUM).add_(gradient)
-        ahead = (gradient + MOMENTUM * momentum).flatten(1)
-        return (0.2 * max(ahead.shape) ** 0.5 * orthogonal(ahead)).view(p.shape)
+    def _orthogonal(self, kernels: list[Parameter]) -> list[Tensor]:
+        """Shared out among the processes: it takes as long as a good part of a small batch."""
+        ahead = [self._ahead(p) for p in kernels]
+        steps, (rank, count) = [torch.zeros_like(matrix) for matrix in ahead], processes()
+        for k in range(rank, len(ahead), count):
+            steps[k] = 0.2 * max(ahead[k].shape) ** 0.5 * orthogonal(ahead[k])
+        return [step.view(p.shape) for step, p in zip(gathered(steps), kernels, strict=True)]
 
-    def _adam(self, p: Parameter, gradient: Tensor) -> Tensor:
-        state = self.state[p]
+    def _ahead(self, p: Parameter) -> Tensor:
+        """The gradient with Nesterov's momentum, as a matrix."""
+        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        momentum.mul_(MOMENTUM).add_(p.grad)
+        return (p.grad + MOMENTUM * momentum).flatten(1)
+
+    def _adam(self, p: Parameter) -> Tensor:
+        state, gradient = self.state[p], p.grad
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
         state["step"] += 1

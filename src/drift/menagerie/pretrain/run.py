@@ -22,7 +22,8 @@ from drift.menagerie.pretrain import (
     reward_quality,
     rewards,
 )
-from drift.menagerie.pretrain.loop import Schedule, Workshop, processes
+from drift.menagerie.pretrain.loop import Schedule, Workshop
+from drift.menagerie.pretrain.together import processes
 from drift.menagerie.probe import load_probe
 from drift.menagerie.taste import HPSV2, PICKSCORE
 from drift.rewards import hpsv2, pickscore

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from drift.files.hub import cache_folder
 from drift.menagerie.pictures import Attributes, render
-from drift.menagerie.pretrain.loop import CPU, Workshop, processes
+from drift.menagerie.pretrain.loop import CPU, Workshop
+from drift.menagerie.pretrain.together import processes
 
 TRAIN_SEED, TEST_SEED = 0, 1  # the sets that are trained on, and held out
 
