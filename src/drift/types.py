@@ -190,7 +190,9 @@ class PolicyModel(Protocol):
     @property
     def network(self) -> Module: ...  # the part that is fine-tuned: UNet or transformer
 
-    def schedule(self, steps: int) -> Schedule: ...
+    def schedule(self, steps: int, size: tuple[int, int] | None = None) -> Schedule:
+        """Of pictures of `size` (height, width), or of the model's own: some flows heed it."""
+        ...
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned: ...
 

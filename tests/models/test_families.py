@@ -1,12 +1,19 @@
-"""SDXL and SD 3 on tiny random pipelines, beside diffusers' own with the same weights."""
+"""SDXL, SD 3 and FLUX on tiny random pipelines, beside diffusers' own with the same weights."""
 
+import math
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 
 from drift.config import load_run_config
@@ -15,7 +22,7 @@ from drift.evaluation.export import export
 from drift.evaluation.generate import generate
 from drift.menagerie.captions import MAX_TOKENS
 from drift.methods.parts import NoisedPrompt
-from drift.models import load_model, stable_diffusion_3, stable_diffusion_xl
+from drift.models import flux, load_model, stable_diffusion_3, stable_diffusion_xl
 from drift.recipes import load_recipe
 from drift.training.loop import train
 from drift.training.tracking import read_metrics
@@ -24,9 +31,14 @@ from tests.models.families import BUILD, WIDTH
 PIPELINES = {
     "sdxl": (StableDiffusionXLPipeline, stable_diffusion_xl.OPTIONAL),
     "sd3": (StableDiffusion3Pipeline, stable_diffusion_3.OPTIONAL),
+    "flux": (FluxPipeline, flux.OPTIONAL),
 }
 JOINT = "to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out"  # flow_grpo's
-OWN = {"sdxl": [], "sd3": [f"model.target_modules={JOINT}", "sampling.eta=0.7"]}
+OWN = {
+    "sdxl": [],
+    "sd3": [f"model.target_modules={JOINT}", "sampling.eta=0.7"],
+    "flux": [f"model.target_modules={JOINT}", "sampling.eta=0.9"],
+}
 CPS = ["model.flow_form=cps", "model.flow_shift=once"]
 SEEDS = (3, 12)
 
@@ -66,6 +78,8 @@ def plain(folders, family, lora=None, **sampler):
     if family == "sdxl":
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
         sampler["eta"] = 0.0
+    if family == "flux":
+        sampler = {"height": 64, "width": 64, "max_sequence_length": MAX_TOKENS} | sampler
     if lora:
         pipe.load_lora_weights(lora)
     if "negative_prompt" in sampler:
@@ -103,6 +117,8 @@ def test_without_noise_pictures_are_plain_diffusers(folders, tmp_path, family, s
         ("sd3", "grpo", []),
         ("sd3", "drift", []),
         ("sd3", "grpo-kl", CPS),
+        ("flux", "grpo", []),
+        ("flux", "drift", []),
     ],
 )
 def test_a_run_trains_and_its_lora_is_plain_diffusers(
@@ -142,7 +158,7 @@ def test_features_are_the_middles_in_as_many_numbers_at_any_size(folders, family
     assert [features.shape for features in seen] == [(2, 16 * 32)] * 2
 
 
-@pytest.mark.parametrize("family", BUILD)
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
 def test_prompt_noise_takes_each_encoder_by_itself_and_leaves_padding_alone(folders, family):
     told = load_model(str(folders[family])).encode(["a fox"])
     clean, got = told.prompt.tokens, NoisedPrompt()(told, torch.ones(1), [7], [0])
@@ -169,10 +185,28 @@ def test_what_is_cut_off_a_prompt_makes_no_difference(folders, family):
 
 @pytest.mark.parametrize("family", BUILD)
 def test_no_lora_is_written_in_a_form_that_this_family_has_not(run_of, tmp_path, family):
-    with pytest.raises(UserError, match="Stable Diffusion 1 and 2 only, not for StableDiffusion"):
+    with pytest.raises(
+        UserError, match="Stable Diffusion 1 and 2 only, not for (StableDiffusion|Flux)"
+    ):
         export(
             run_of(family, "drift"), tmp_path / "lora.safetensors", checkpoint="last", half=False
         )
+
+
+def test_flux_takes_more_noise_for_larger_pictures_and_one_pass_for_any_guidance(folders):
+    model = load_model(str(folders["flux"]))
+    small, large = model.schedule(4), model.schedule(4, (1024, 1024))
+    assert (small.fractions[1:] < large.fractions[1:]).all()
+    tokens = 1024 * 1024 // 16**2  # 4,096: mu is 1.15
+    mu = calculate_shift(tokens)
+    shifted = [math.exp(mu) / (math.exp(mu) + 1 / s - 1) for s in (1, 0.75, 0.5, 0.25)]
+    assert large.fractions.tolist() == pytest.approx(shifted, rel=1e-5)
+    passes, told = [], model.encode(["a fox"])
+    model.network.register_forward_hook(lambda *call: passes.append(len(call[-1][0])))
+    x, t = torch.randn(1, *model.latent_shape()), small.timesteps[:1]
+    guided = [model.predict(x, t, told, scale) for scale in (1.0, 3.5)]
+    assert passes == [1, 1]
+    assert not torch.equal(*guided)
 
 
 def test_without_a_negative_prompt_sdxl_is_told_zeros(folders):
@@ -193,7 +227,11 @@ def test_an_autoencoder_that_overflows_in_half_decodes_in_float32(folders):
 def test_what_does_not_fit_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="height: 40 is no multiple of 16"):
         load_model(str(folders["sd3"])).latent_shape((40, 64))
-    for family, told in [("sd3", "predicts its velocity"), ("sdxl", "says it of itself")]:
+    for family, told in [
+        ("sd3", "predicts its velocity"),
+        ("flux", "predicts its velocity"),
+        ("sdxl", "says it of itself"),
+    ]:
         with pytest.raises(UserError, match=told):
             load_model(str(folders[family]), prediction_type="epsilon")
     other = tmp_path / "other"

@@ -121,7 +121,7 @@ class TrainConfig:
         negative = sampling.negative_prompt if told is None else told
         wanted = {"height": sized.height, "width": sized.width, "negative_prompt": negative}
         flow = {"flow_form": self.model.flow_form, "flow_shift": self.model.flow_shift}
-        usual = {"flow_form": "sde", "flow_shift": "twice"}.items()
+        usual = {"flow_form": "sde", "flow_shift": "auto"}.items()
         always = {name: getattr(asked, name) for name in ("steps", "guidance_scale", "eta")}
         others = {name: value for name, value in wanted.items() if value}
         return always | others | dict(flow.items() - usual)

@@ -71,7 +71,7 @@ class ModelConfig:
     adapter_use: Literal["continue", "fuse"] = "continue"  # train it on, or a new one on top of it
     # Of flow models: the form of noisy steps, and how often sigmas are shifted (docs/models.md).
     flow_form: Literal["sde", "cps"] = "sde"
-    flow_shift: Literal["twice", "once"] = "twice"
+    flow_shift: Literal["auto", "twice", "once"] = "auto"  # auto: as the family's pipeline does
     tune: Literal["lora", "full"] = "lora"  # a LoRA (Table 2), or every weight of the network
     # None: 8, 16 (Table 2) and the projections of every attention, or those of a continued adapter.
     lora_rank: int | None = None

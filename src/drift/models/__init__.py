@@ -43,6 +43,14 @@ def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
     return load(source, **_without_adapter(settings))
 
 
+def _flux(source: Path, *, prediction_type: str, **settings):
+    from drift.models.flux import load
+
+    if prediction_type != "auto":
+        raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
+    return load(source, **_without_adapter(settings))
+
+
 def _without_adapter(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a family that is not begun with a LoRA; one that is asked for is refused."""
     if "adapter" in settings:
@@ -55,6 +63,7 @@ MODELS: dict[str, Callable[..., PolicyModel]] = {
     "StableDiffusionPipeline": _stable_diffusion,
     "StableDiffusionXLPipeline": _stable_diffusion_xl,
     "StableDiffusion3Pipeline": _stable_diffusion_3,
+    "FluxPipeline": _flux,
 }
 
 # Of what is known beforehand; any folder or repository of these classes will do. Sizes are of what
@@ -159,7 +168,7 @@ def load_model(
     adapter_use: str = "continue",
     prediction_type: str = "auto",
     flow_form: str = "sde",
-    flow_shift: str = "twice",
+    flow_shift: str = "auto",
     **settings,
 ) -> PolicyModel:
     """The policy model of a diffusers folder, file, hub id or shipped part, as `settings` want it.

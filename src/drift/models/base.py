@@ -54,16 +54,31 @@ class DiffusersPolicy(Trained):
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, ...]:
         """(channels, h, w) of a picture of `size` (height, width), or of the model's own."""
-        config, factor = self.network.config, self.pipe.vae_scale_factor
+        factor = self.pipe.vae_scale_factor
         if size is None:
-            return config.in_channels, config.sample_size, config.sample_size
+            return self.channels, self.side, self.side
         wanted = factor * self.multiple
         for field, pixels in zip(("height", "width"), size, strict=True):
             if pixels < wanted or pixels % wanted:
                 raise UserError(
                     f"{field}: {pixels} is no multiple of {wanted}, as this model needs"
                 )
-        return config.in_channels, size[0] // factor, size[1] // factor
+        return self.channels, size[0] // factor, size[1] // factor
+
+    @property
+    def channels(self) -> int:
+        """Of latents."""
+        return self.network.config.in_channels
+
+    @property
+    def side(self) -> int:
+        """Of latents, of a picture of the model's own size."""
+        return self.network.config.sample_size
+
+    @property
+    def is_told_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the network, in place of a second branch."""
+        return False
 
     def see(self, prompts: Sequence[str]) -> list[Seen]:
         """Of several text encoders, by the one that each prompt loses least to; of equals the last.
@@ -83,13 +98,13 @@ class DiffusersPolicy(Trained):
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]:
         """What the network predicts, guided; a guidance scale of 1 skips the unconditional pass."""
-        guided = guidance_scale != 1.0
+        guided = guidance_scale != 1.0 and not self.is_told_guidance
         x, t, told = latents, timesteps, conditioned.prompt
         if guided:
             x, t, told = torch.cat([x, x]), torch.cat([t, t]), both(conditioned)
         x = x.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            predicted = self._compute(x, t, told).float()
+            predicted = self._compute(x, t, told, guidance_scale).float()
         if self.captured is not None:  # one entry a call; under guidance the prompt's rows are last
             places = self._picture(self.captured[-1], latents.shape[-2:])
             self.captured[-1] = pooled(places[-len(latents) :])
@@ -114,7 +129,7 @@ class DiffusersPolicy(Trained):
             hook.remove()
             self.captured = None
 
-    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds, guidance_scale: float) -> Tensor:
         """What the network makes of both branches' rows, or of the prompts' alone."""
         raise NotImplementedError
 

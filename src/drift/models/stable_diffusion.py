@@ -38,7 +38,7 @@ class StableDiffusion(DiffusersPolicy):
         super().__init__(pipe, *args, **settings)
         self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
 
-    def schedule(self, steps: int) -> DDIMSchedule:
+    def schedule(self, steps: int, size: tuple[int, int] | None = None) -> DDIMSchedule:
         return ddim_schedule(self.pipe.scheduler, steps, self.device)
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
@@ -53,7 +53,7 @@ class StableDiffusion(DiffusersPolicy):
         encoded = self.pipe.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return TextEmbeds(encoded.float())
 
-    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds, guidance_scale: float) -> Tensor:
         return self.pipe.unet(x, t, told.tokens, return_dict=False)[0]
 
     def _middle(self) -> Module:

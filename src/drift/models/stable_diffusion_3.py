@@ -11,57 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from drift.errors import UserError
-from drift.functional.flow import FlowForm
-from drift.models.base import DiffusersPolicy, branches
+from drift.models.base import branches
+from drift.models.flow import FlowPolicy
 from drift.models.pipelines import absent, read_folder, read_network
-from drift.models.schedules import FlowSchedule, Shift, flow_schedule
 from drift.types import Conditioned, TextEmbeds
 
 # Without T5 its tokens are zeros. The last two are for pictures as prompts.
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
 
 
-class StableDiffusion3(DiffusersPolicy):
+class StableDiffusion3(FlowPolicy):
     """A PolicyModel over a diffusers StableDiffusion3Pipeline."""
 
     pipe: StableDiffusion3Pipeline
     part = "transformer"
 
-    def __init__(
-        self,
-        pipe: StableDiffusion3Pipeline,
-        *args: Any,
-        flow_form: FlowForm = "sde",
-        flow_shift: Shift = "twice",
-        **settings: Any,
-    ):
-        super().__init__(pipe, *args, **settings)
-        if not isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler):
-            kind = type(pipe.scheduler).__name__
-            raise UserError(
-                f"model.name: its scheduler is {kind}; a flow model's steps are those of "
-                "FlowMatchEulerDiscreteScheduler"
-            )
-        self.flow_form: FlowForm = flow_form
-        self.flow_shift: Shift = flow_shift
+    usual_shift = "twice"  # diffusers shifts sigmas that it has shifted already
 
     @property
     def multiple(self) -> int:
         return self.network.config.patch_size
-
-    def schedule(self, steps: int) -> FlowSchedule:
-        scheduler, form, shift = self.pipe.scheduler, self.flow_form, self.flow_shift
-        return flow_schedule(scheduler, steps, self.device, form=form, shift=shift)
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
@@ -84,7 +58,7 @@ class StableDiffusion3(DiffusersPolicy):
             blocks.append((slice(length, None), slice(None)))
         return tuple(blocks)
 
-    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds, guidance_scale: float) -> Tensor:
         return self.network(
             hidden_states=x,
             timestep=t,
@@ -100,12 +74,6 @@ class StableDiffusion3(DiffusersPolicy):
     def _picture(self, output: Any, sides: Sequence[int]) -> Float[Tensor, "B C h w"]:
         """Of a block's tokens the picture's, which come after the text's."""
         return output[1].mT.unflatten(-1, [side // self.multiple for side in sides])
-
-    @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Images in [0, 1], all at once."""
-        config = self.pipe.vae.config
-        return self._decoded(latents / config.scaling_factor + config.shift_factor)
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion3:

@@ -45,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
         blocks = ((slice(None), slice(first)), (slice(None), slice(first, None)))
         return TextEmbeds(tokens.float(), {"pooled": pooled.float()}, blocks)
 
-    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds) -> Tensor:
+    def _compute(self, x: Tensor, t: Tensor, told: TextEmbeds, guidance_scale: float) -> Tensor:
         """Told as well: the picture's size, that nothing was cropped, and the size again."""
         height, width = (self.pipe.vae_scale_factor * side for side in x.shape[-2:])
         time_ids = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)

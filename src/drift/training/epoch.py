@@ -73,7 +73,7 @@ def take_lesson(run: Run, prompts: list[str], epoch: int, clock: Stopwatch) -> L
     group = Group(prompts, rewards, features, config.sampling.steps, epoch)
     shaped, advantages, beta = apply_method(method, group, run.method_state)
     clock.lap("scoring")
-    fractions = run.model.schedule(config.sampling.steps).fractions.cpu()
+    fractions = run.model.schedule(config.sampling.steps, config.sampling.size).fractions.cpu()
     conditioning = method.conditioning.in_training()
     described = {
         "images_sampled": epoch * pool_rewards.numel(),

@@ -166,7 +166,7 @@ def _predict(model: PolicyModel, prompts: list[str], config: TrainConfig) -> tup
     rows, sampling = len(prompts), config.sampling
     x = _noise(model, rows, sampling.size)[0].to(model.device)
     collected = x.new_empty(2 * sampling.steps, *x.shape)
-    times = model.schedule(sampling.steps).timesteps[:1].expand(rows)
+    times = model.schedule(sampling.steps, sampling.size).timesteps[:1].expand(rows)
     told = model.encode(prompts, sampling.negative_prompt)
     return collected, model.predict(x, times, told, sampling.guidance_scale)
 
@@ -195,7 +195,7 @@ def _backward(model: PolicyModel, prompt: str, rows: int, config: TrainConfig) -
     made_up = Rollout(
         [prompt],
         model.encode([prompt], sampling.negative_prompt).each(Tensor.cpu),
-        plan_steps(model.schedule(sampling.steps), config, 1, epoch=1),
+        plan_steps(model.schedule(sampling.steps, sampling.size), config, 1, epoch=1),
         torch.zeros(1, 1, dtype=torch.long),
         torch.zeros(1, 1, sampling.steps),
         _noise(model, 1, sampling.size, sampling.steps).movedim(1, 0)[None],

@@ -20,7 +20,7 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
 from drift.training.policy import make_trainable
-from drift.training.update import replay, trained_pairs
+from drift.training.update import replay, trained_pairs, trained_schedule
 from drift.types import PolicyModel, Rollout
 
 TOLERANCE = 5e-6  # of the ratio, in float32; or 1 % of the clip range, if that is more
@@ -31,7 +31,7 @@ SAMPLES = 4  # trajectories that are scored again
 def check_schedule(model: PolicyModel, config: TrainConfig) -> None:
     """Refuse a sampler of which no step draws noise: it has no actions, so nothing to train."""
     steps = config.sampling.steps
-    if not model.schedule(steps).noisy(config.sampling.eta).any():
+    if not trained_schedule(model, config).noisy(config.sampling.eta).any():
         raise UserError(
             f"sampling.steps ({steps}): no step of this model's sampler would draw noise, so there "
             "is nothing to train; take more"
@@ -55,7 +55,7 @@ def prepare(model: PolicyModel, config: TrainConfig) -> None:
 @torch.no_grad()
 def ratio_errors(model: PolicyModel, kept: Rollout, config: TrainConfig) -> Tensor:
     """|ratio - 1| "S T" of a few stored trajectories; 0 at steps that are not trained on."""
-    schedule, stored = model.schedule(config.sampling.steps), kept.log_probs.flatten(0, 1)
+    schedule, stored = trained_schedule(model, config), kept.log_probs.flatten(0, 1)
     samples = torch.linspace(0, len(stored) - 1, min(SAMPLES, len(stored))).long()
     errors = torch.zeros_like(stored)
     for part in trained_pairs(kept, samples).split(config.optimizer.micro_batch_size):

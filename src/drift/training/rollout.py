@@ -43,7 +43,7 @@ def denoise(
     A deterministic step (at noise level 0, or a last one without noise) has none: it is 0.
     """
     batch, steps = noise_level.shape
-    schedule = model.schedule(steps)
+    schedule = model.schedule(steps, size)
     noise = trajectory_noise(seeds, model.latent_shape(size), steps).to(model.device)
     latents, log_probs = [noise[0]], []
     for k in range(steps):
@@ -165,7 +165,7 @@ def sample_pool(
         model,
         prompts,
         seeds,
-        plan_steps(model.schedule(sampling.steps), config, len(prompts), epoch),
+        plan_steps(model.schedule(sampling.steps, sampling.size), config, len(prompts), epoch),
         guidance_scale=sampling.guidance_scale,
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),

@@ -76,6 +76,11 @@ def replay(
     return gaussian_log_prob(action, mean, std), mean, std
 
 
+def trained_schedule(model: PolicyModel, config: TrainConfig) -> Schedule:
+    """The steps of the pictures that are trained on."""
+    return model.schedule(config.sampling.steps, config.sampling.size)
+
+
 def locate(kept: Rollout, pairs: Int[Tensor, "B 2"]) -> tuple[Int[Tensor, "B"], ...]:
     """Prompt, place in its group, and step of each (sample, step) pair."""
     G = kept.seeds.shape[1]
@@ -123,7 +128,7 @@ def replayed(
     updates: list[Int[Tensor, "B 2"]],
 ) -> Rollout:
     """The same samples with the log-probabilities that the updates' own micro-batches compute."""
-    schedule, found = model.schedule(config.sampling.steps), kept.log_probs.clone()
+    schedule, found = trained_schedule(model, config), kept.log_probs.clone()
     flat = found.flatten(0, 1)
 
     def again(part: Int[Tensor, "B 2"]) -> None:
@@ -208,7 +213,7 @@ def trial_gradient(
     pairs: Int[Tensor, "B 2"],
 ) -> tuple[Tensor | None, ...]:
     """The gradient of one micro-batch, as an update would take it; nothing is changed by it."""
-    schedule = model.schedule(config.sampling.steps)
+    schedule = trained_schedule(model, config)
     weights = config.method.weighting(schedule, config.sampling.eta)
     terms = loss_terms(model, kept, signal, config, pairs, schedule, weights)
     return torch.autograd.grad(terms.objective, model.trainable_parameters(), allow_unused=True)
@@ -216,7 +221,7 @@ def trial_gradient(
 
 def _one_update(model, learner, kept, signal, config, pairs) -> UpdateStats:
     """Accumulate the gradient of all (sample, step) `pairs`, then step."""
-    parameters, schedule = model.trainable_parameters(), model.schedule(config.sampling.steps)
+    parameters, schedule = model.trainable_parameters(), trained_schedule(model, config)
     weights = config.method.weighting(schedule, config.sampling.eta)
     tally = Tally(kept.plan.train.shape[1], elements=kept.latents[0, 0, 0].numel())
     stored, clip_range = kept.log_probs.flatten(0, 1), config.method.surrogate.clip_range
