@@ -157,8 +157,9 @@ def pretrain(p: argparse.ArgumentParser) -> None:
 def reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("study", help="table1, sampling, noise, frontier or collapse")
     _overrides(p)
-    p.add_argument("--world", default="menagerie", help="menagerie, or sd15 (wants a GPU)")
-    p.add_argument("--budget", default="small", help="small or paper")
+    worlds = "menagerie; or, wanting a GPU, sd15, sdxl, sd35, flux"
+    p.add_argument("--world", default="menagerie", help=worlds)
+    p.add_argument("--budget", default="small", help="small, medium (menagerie) or paper")
     p.add_argument("--seeds", type=int, default=2, help="training seeds, from the recipe's on")
     p.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of all studies")
     p.add_argument("--jobs", type=int, help="runs at a time; default 2, or 1 on a GPU")

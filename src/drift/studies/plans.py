@@ -51,6 +51,7 @@ WORLDS = {
         ("pickscore-tiny", "hpsv2-tiny"),
         {
             "small": ("checkpoint_every=10",),
+            "medium": ("epochs=200", "checkpoint_every=20"),  # 16,000 images
             "paper": (
                 "epochs=200",
                 "checkpoint_every=20",
@@ -59,11 +60,14 @@ WORLDS = {
             ),
         },
     ),
-    "sd15": World(
-        "sd15-pickscore",
+}
+WORLDS |= {  # that want a GPU and published weights; the paper's own is sd15
+    name: World(
+        f"{name}-pickscore",
         ("pickscore", "hpsv2"),
         {"small": ("epochs=20", "checkpoint_every=5"), "paper": ()},
-    ),
+    )
+    for name in ("sd15", "sdxl", "sd35", "flux")
 }
 
 
