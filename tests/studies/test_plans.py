@@ -80,7 +80,7 @@ def test_cost_by_hand():
     [
         ({"name": "table2"}, "study: there is no 'table2'; known are table1, sampling"),
         ({"world": "moon"}, "world: there is no 'moon'; known are menagerie, sd15"),
-        ({"budget": "huge"}, "budget: there is no 'huge'; known are small, paper"),
+        ({"budget": "huge"}, "budget: there is no 'huge'; known are small, medium, paper"),
         ({"seeds": 0}, "seeds: at least 1, not 0"),
         ({"overrides": ["epochs=no"]}, "epochs"),
     ],
