@@ -22,7 +22,7 @@ from drift.menagerie.pretrain.together import processes
 from drift.menagerie.probe import Probe, read
 
 # Of each process; the shipped model was trained by two: torchrun --nproc-per-node 2 -m drift ...
-SCHEDULE = Schedule(steps=21_000, batch_size=32, learning_rate=2e-3, average=0.999)
+SCHEDULE = Schedule(steps=7_000, batch_size=32, learning_rate=6e-3, average=0.998)
 GUIDED = replace(SCHEDULE, steps=4_000, learning_rate=1e-3)  # to do without guidance
 UNCONDITIONAL, SIMPLE = 0.1, 0.15  # shares of empty captions and of captions with the animal alone
 CAPTIONS = 6  # that each picture has
@@ -139,7 +139,7 @@ def train(
     shop: Workshop,
     parts: Parts,
     schedule: Schedule = SCHEDULE,
-    pictures: int = 64_000,
+    pictures: int = 48_000,
     guidance_scale: float = 1.0,
 ) -> StableDiffusionPipeline:
     """Train the UNet on the latents of captioned pictures.

@@ -1,8 +1,9 @@
 """The picture sets that every part is trained on and held to: painted once, kept in the cache."""
 
+import time
+
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from drift.files.hub import cache_folder
@@ -28,14 +29,15 @@ def picture_set(
     """
     folder, name = cache_folder() / "pictures", f"{seed}-{count}{'-grid' * on_grid}"
     pixels, truth = folder / f"{name}.npy", folder / f"{name}.npz"
-    rank, together = processes()
-    if rank == 0 and not truth.exists():
+    if processes()[0] == 0 and not truth.exists():
         folder.mkdir(parents=True, exist_ok=True)
         pictures, attributes = render(seed, count, on_grid, workers)
         np.save(pixels, pictures)
-        np.savez(truth, **vars(attributes))
-    if together > 1:
-        dist.barrier()
+        partial = truth.with_suffix(".partial.npz")
+        np.savez(partial, **vars(attributes))
+        partial.replace(truth)
+    while not truth.exists():
+        time.sleep(0.5)
     with np.load(truth) as columns:
         return np.load(pixels, mmap_mode="r"), Attributes(**columns)
 
