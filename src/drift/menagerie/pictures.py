@@ -15,7 +15,7 @@ from drift.menagerie.artwork import Sprite, load_sprites
 from drift.menagerie.scenes import PAINTERS, SCENES, SIZE
 
 GRID = 8  # steps of the picture's width
-SIZES = (0.55, 0.68, 0.81)  # small, neither, large: on the grid
+SIZES = (0.58, 0.78)  # on the grid: "small" and "large" of the captions
 
 
 @dataclass
@@ -81,12 +81,11 @@ def _framing(sprite: Sprite, rng: np.random.Generator, on_grid: bool) -> tuple:
     half_width, half_height = (
         size / 2 * side / max(sprite.image.size) for side in sprite.image.size
     )
+    if on_grid:
+        feet = (min(round((0.6 + half_height) * GRID - 0.5), GRID - 1) + 0.5) / GRID
+        return size, 0.5, feet - half_height
     x = 0.5 + rng.uniform(-1, 1) * min(0.2, 0.49 - half_width)
     y = min(0.6 + rng.uniform(-0.06, 0.06), 0.97 - half_height)
-    if on_grid:
-        steps = min(1, int((0.49 - half_width) * GRID))
-        x = 0.5 + min(max(round((x - 0.5) * GRID), -steps), steps) / GRID
-        y = (min(round((y + half_height) * GRID - 0.5), GRID - 1) + 0.5) / GRID - half_height
     return size, x, y
 
 
@@ -95,9 +94,9 @@ def draw(
 ) -> tuple[np.ndarray, tuple]:
     """Picture number `index` of set `seed` and its attributes, in the order of `Attributes`.
 
-    Framing is free, or `on_grid`: three sizes, and places a whole latent (8 pixels) apart. A small
-    diffusion model learns the animals on the grid, where a drawing always has the same latents;
-    what judges it is trained on free framing, and so reads what lies between as well.
+    Framing is free, or `on_grid`: two sizes, in the middle, with the feet on a latent's middle (of
+    8 pixels). A small diffusion model learns the animals so, where a drawing always has the same
+    latents; what judges it is trained on free framing, and reads what lies between as well.
     """
     rng = np.random.default_rng((seed, index))
     drawn = int(rng.integers(len(ANIMALS)))

@@ -67,7 +67,9 @@ def _autoencoder(job: Job) -> dict:
 def _decoder(job: Job) -> dict:
     """The shipped model's, further; its latents stay, and so does its UNet."""
     folder = job.out / "model" / "vae"
-    vae = AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).to(
+        memory_format=torch.channels_last
+    )
     trained = autoencoder.train_decoder(job.shop, vae, job.plan(autoencoder.DECODER))
     if processes()[0] > 0:
         return {}
@@ -79,7 +81,11 @@ def _decoder(job: Job) -> dict:
 def _load_autoencoder(work: Path) -> AutoencoderKL:
     if not (work / "vae").is_dir():
         raise UserError(f"{work}: pretrain the autoencoder first")
-    vae = AutoencoderKL.from_pretrained(work / "vae").eval().requires_grad_(False)
+    vae = (
+        AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32)
+        .eval()
+        .requires_grad_(False)
+    )
     return vae.to(memory_format=torch.channels_last)
 
 
