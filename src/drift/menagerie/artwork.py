@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -110,8 +111,10 @@ def _drawings(folder: Path) -> dict[str, Image.Image]:
     kept = folder / "sprites.npz"
     if not kept.exists():
         sources = _svg_sources({style: fetch_package(style, folder) for style in STYLES})
-        images = {f"{style} {code}": _rasterise(svg) for (style, code), svg in sources.items()}
-        np.savez_compressed(kept, **{key: np.asarray(image) for key, image in images.items()})
+        images: dict[str, Any] = {
+            f"{style} {code}": np.asarray(_rasterise(svg)) for (style, code), svg in sources.items()
+        }
+        np.savez_compressed(kept, **images)
     with np.load(kept) as pixels:
         return {
             key: Image.frombytes("RGBa", drawn.shape[1::-1], drawn.tobytes())

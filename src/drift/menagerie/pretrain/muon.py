@@ -69,6 +69,7 @@ class Muon(torch.optim.Optimizer):
 
     def _adam(self, p: Parameter) -> Tensor:
         state, gradient = self.state[p], p.grad
+        assert gradient is not None
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
         state["step"] += 1
