@@ -261,6 +261,6 @@ def test_what_is_no_model_is_named(tmp_path):
         load_model(str(tmp_path / "absent"))
     with pytest.raises(UserError, match="no model_index.json"):
         load_model(str(tmp_path))
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="is a FluxPipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
+    with pytest.raises(UserError, match="is a PixArtAlphaPipeline"):
         load_model(str(tmp_path))
