@@ -10,7 +10,6 @@ M_kl = E <g_k, g'_l>, C_kl = E <g_k, g_l> and m_k = sum_l M_kl: signal over nois
 steps are independent.
 """
 
-import itertools
 import json
 import tempfile
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drift.recipes import load_recipe, read_prompts
-from drift.training.checkpoint import list_checkpoints, load_checkpoint
 from drift.training.epoch import Lesson, Run, take_lesson
 from drift.training.loop import draw_prompts, start
+from drift.training.runs import choose_checkpoints
 from drift.training.tracking import Stopwatch
 from drift.training.update import trained_pairs, trial_gradient
 
@@ -41,35 +40,31 @@ class Signal:
     weights: Float[Tensor, "T"]  # those, of mean 1; a step of negative weight counts 0
 
 
-def between(grams: Float[Tensor, "B B T T"]) -> Float[Tensor, "T T"]:
-    """Mean of the inner products of different batches' gradients."""
-    apart = ~torch.eye(len(grams), dtype=torch.bool)
-    return grams[apart].mean(0)
+def between(figures: Float[Tensor, "B B *rest"]) -> Float[Tensor, "*rest"]:
+    """Mean over pairs of different batches."""
+    return figures[~torch.eye(len(figures), dtype=torch.bool)].mean(0)
 
 
 def cosine_of(grams: Float[Tensor, "B B T T"], weights: Float[Tensor, "T"]) -> float:
     """Mean cosine of different batches' gradients, their steps weighed by `weights`."""
     inner = torch.einsum("abkl,k,l->ab", grams, weights, weights)
     norms = inner.diagonal().clamp(min=1e-30).sqrt()
-    apart = ~torch.eye(len(grams), dtype=torch.bool)
-    return float((inner / norms[:, None] / norms)[apart].mean())
+    return float(between(inner / norms[:, None] / norms))
 
 
 def analyse(grams: Float[Tensor, "B B T T"]) -> Signal:
     """Of inner products <g_k of batch a, g_l of batch b>, the figures of `Signal`."""
     M, C = between(grams), grams.diagonal().mean(-1)
     M = (M + M.T) / 2
-    steps = range(len(M))
-    alone = [torch.eye(len(M))[k].to(grams) for k in steps]
-    noise = C - M
-    ridge = 1e-3 * noise.diagonal().mean() * torch.eye(len(M)).to(grams)
+    noise, alone = C - M, torch.eye(len(M)).to(grams)
+    ridge = 1e-3 * noise.diagonal().mean() * alone
     weights = torch.linalg.solve(noise + ridge, M.sum(1)).clamp(min=0)
     weights = weights / weights.mean().clamp(min=1e-30)
     return Signal(
         cosine=torch.tensor([cosine_of(grams, one) for one in alone]),
         signal=M.diagonal(),
         noise=noise.diagonal(),
-        total=cosine_of(grams, torch.ones(len(M)).to(grams)),
+        total=cosine_of(grams, alone.sum(0)),
         best=cosine_of(grams, weights),
         weights=weights,
     )
@@ -91,7 +86,7 @@ def gradients(run: Run, lesson: Lesson) -> Float[Tensor, "T D"]:
     return torch.stack(rows)
 
 
-def measure(overrides: list[str], batches: int, checkpoint: Path | None = None) -> Signal:
+def measure(overrides: list[str], batches: int, tuned: Path | None = None) -> Signal:
     """The signal of `batches` batches of a recipe's pictures; overrides: RECIPE key=value ..."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, *rest = overrides
@@ -99,9 +94,8 @@ def measure(overrides: list[str], batches: int, checkpoint: Path | None = None) 
         if config.threads:
             torch.set_num_threads(config.threads)
         run, prompts = start(config, resume=False), read_prompts(config.prompts)
-        if checkpoint is not None:
-            newest = list_checkpoints(checkpoint)[0][-1]
-            load_checkpoint(newest, run.model, run.learner.optimizer)
+        if tuned is not None:
+            run.model.load_weights(choose_checkpoints(tuned, "last")[0].folder)
         found = []
         for epoch in tqdm(range(1, batches + 1), desc="batches"):
             drawn = draw_prompts(prompts, config.sampling.prompts_per_epoch, config.seed, epoch)
@@ -110,14 +104,14 @@ def measure(overrides: list[str], batches: int, checkpoint: Path | None = None) 
     return analyse(grams)
 
 
-def report(overrides: list[str], batches: int, checkpoint: Path | None, out: Path | None) -> None:
+def report(overrides: list[str], batches: int, tuned: Path | None, out: Path | None) -> None:
     """Measure and print; `out` gets the figures as JSON."""
-    found = measure(overrides, batches, checkpoint)
+    found = measure(overrides, batches, tuned)
     print("step   cosine   signal/noise   best weight")
     ratio = (found.signal.clamp(min=0) / found.noise).sqrt()
     for k, row in enumerate(zip(found.cosine, ratio, found.weights, strict=True)):
         print(f"{k:4d}   {row[0]:6.3f}   {row[1]:12.3f}   {row[2]:11.2f}")
-    pairs = len(list(itertools.combinations(range(batches), 2)))
+    pairs = batches * (batches - 1) // 2
     print(f"all steps: cosine {found.total:.3f}; best weights: {found.best:.3f}; {pairs} pairs")
     if out:
         told = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in vars(found).items()}

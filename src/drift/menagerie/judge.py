@@ -120,7 +120,7 @@ def judge(
     flat = images.flatten(0, 1)
     seen = read(probe, flat)
     figures = _coverage(seen, wanted)
-    shown, clean = seen.animal.gather(1, wanted.reshape(-1, 1))[:, 0], cleanness(flat)
+    shown, clean = seen.shown(wanted.flatten()), cleanness(flat)
     for name, taste in tastes.items():
         figures[f"gold/{name}"] = utility(taste, seen, shown, clean).view(P, N).mean(1)
         possible = [possible_coverage(a, taste) if a else 1 for a in animals]

@@ -41,9 +41,13 @@ class Reading:
     x: Float[Tensor, "N"]
     y: Float[Tensor, "N"]
 
+    def shown(self, wanted: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """How probably each picture shows the wanted animal."""
+        return self.animal.gather(1, wanted[:, None])[:, 0]
+
     def is_animal(self, wanted: Int[Tensor, "N"]) -> Tensor:
         """Whether each picture clearly shows the wanted animal (probability > 1/2): bool "N"."""
-        return self.animal.gather(1, wanted[:, None])[:, 0] > 0.5
+        return self.shown(wanted) > 0.5
 
     def modes(self) -> Tensor:
         """One number for each (style, scene, facing): int64 "N"."""

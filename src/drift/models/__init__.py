@@ -8,6 +8,8 @@ with, `trained` trains.
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,11 @@ def _stable_diffusion_xl(
     return load(source, **_without_adapter(settings))
 
 
-def _stable_diffusion_3(source: Path, *, prediction_type: str, **settings):
-    from drift.models.stable_diffusion_3 import load
-
+def _flow(family: str, source: Path, *, prediction_type: str, **settings):
+    """`family` is the file of this package that has it."""
     if prediction_type != "auto":
         raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
-    return load(source, **_without_adapter(settings))
-
-
-def _flux(source: Path, *, prediction_type: str, **settings):
-    from drift.models.flux import load
-
-    if prediction_type != "auto":
-        raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
+    load = import_module(f"drift.models.{family}").load
     return load(source, **_without_adapter(settings))
 
 
@@ -62,8 +56,8 @@ def _without_adapter(settings: dict[str, Any]) -> dict[str, Any]:
 MODELS: dict[str, Callable[..., PolicyModel]] = {
     "StableDiffusionPipeline": _stable_diffusion,
     "StableDiffusionXLPipeline": _stable_diffusion_xl,
-    "StableDiffusion3Pipeline": _stable_diffusion_3,
-    "FluxPipeline": _flux,
+    "StableDiffusion3Pipeline": partial(_flow, "stable_diffusion_3"),
+    "FluxPipeline": partial(_flow, "flux"),
 }
 
 # Of what is known beforehand; any folder or repository of these classes will do. Sizes are of what

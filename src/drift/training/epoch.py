@@ -17,7 +17,7 @@ from drift.training.diagnostics import (
 )
 from drift.training.live import Live
 from drift.training.preflight import check_replay
-from drift.training.rollout import pool_seeds, sample_pool
+from drift.training.rollout import pool_seeds, sample_pool, trained_schedule
 from drift.training.scoring import features_of, score
 from drift.training.tracking import Stopwatch
 from drift.training.update import Learner, Signal, update_policy
@@ -73,7 +73,7 @@ def take_lesson(run: Run, prompts: list[str], epoch: int, clock: Stopwatch) -> L
     group = Group(prompts, rewards, features, config.sampling.steps, epoch)
     shaped, advantages, beta = apply_method(method, group, run.method_state)
     clock.lap("scoring")
-    fractions = run.model.schedule(config.sampling.steps, config.sampling.size).fractions.cpu()
+    fractions = trained_schedule(run.model, config).fractions.cpu()
     conditioning = method.conditioning.in_training()
     described = {
         "images_sampled": epoch * pool_rewards.numel(),

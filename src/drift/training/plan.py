@@ -21,7 +21,7 @@ from drift.config import TrainConfig
 from drift.functional.noise import trajectory_noise
 from drift.recipes import read_prompts
 from drift.training.memory import free_memory, peak_memory
-from drift.training.rollout import decode, plan_steps
+from drift.training.rollout import decode, plan_steps, trained_schedule
 from drift.training.update import Signal, trained_pairs, trial_gradient
 from drift.types import ImageEncoder, PolicyModel, Reward, Rollout
 
@@ -166,7 +166,7 @@ def _predict(model: PolicyModel, prompts: list[str], config: TrainConfig) -> tup
     rows, sampling = len(prompts), config.sampling
     x = _noise(model, rows, sampling.size)[0].to(model.device)
     collected = x.new_empty(2 * sampling.steps, *x.shape)
-    times = model.schedule(sampling.steps, sampling.size).timesteps[:1].expand(rows)
+    times = trained_schedule(model, config).timesteps[:1].expand(rows)
     told = model.encode(prompts, sampling.negative_prompt)
     return collected, model.predict(x, times, told, sampling.guidance_scale)
 
@@ -195,7 +195,7 @@ def _backward(model: PolicyModel, prompt: str, rows: int, config: TrainConfig) -
     made_up = Rollout(
         [prompt],
         model.encode([prompt], sampling.negative_prompt).each(Tensor.cpu),
-        plan_steps(model.schedule(sampling.steps, sampling.size), config, 1, epoch=1),
+        plan_steps(trained_schedule(model, config), config, 1, epoch=1),
         torch.zeros(1, 1, dtype=torch.long),
         torch.zeros(1, 1, sampling.steps),
         _noise(model, 1, sampling.size, sampling.steps).movedim(1, 0)[None],

@@ -20,7 +20,8 @@ from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
 from drift.methods.parts import CleanPrompt
 from drift.training.policy import make_trainable
-from drift.training.update import replay, trained_pairs, trained_schedule
+from drift.training.rollout import trained_schedule
+from drift.training.update import replay, trained_pairs
 from drift.types import PolicyModel, Rollout
 
 TOLERANCE = 5e-6  # of the ratio, in float32; or 1 % of the clip range, if that is more

@@ -27,6 +27,11 @@ def plan_steps(schedule: Schedule, config: TrainConfig, prompts: int, epoch: int
     return StepPlan(noise_level * train if timesteps.ode_elsewhere else noise_level, train)
 
 
+def trained_schedule(model: PolicyModel, config: TrainConfig) -> Schedule:
+    """The steps of the pictures that are trained on."""
+    return model.schedule(config.sampling.steps, config.sampling.size)
+
+
 @torch.no_grad()
 def denoise(
     model: PolicyModel,
@@ -165,7 +170,7 @@ def sample_pool(
         model,
         prompts,
         seeds,
-        plan_steps(model.schedule(sampling.steps, sampling.size), config, len(prompts), epoch),
+        plan_steps(trained_schedule(model, config), config, len(prompts), epoch),
         guidance_scale=sampling.guidance_scale,
         batch_size=sampling.batch_size,
         conditioning=config.method.conditioning.in_training(),

@@ -21,6 +21,7 @@ from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed
 from drift.functional.surrogate import approx_kl, clip_fraction
 from drift.training.memory import in_batches
+from drift.training.rollout import trained_schedule
 from drift.types import PolicyModel, Rollout, Schedule
 
 MOST_SKIPPED = 10  # updates in a row; float16's scaler needs a few to find its scale
@@ -74,11 +75,6 @@ def replay(
     noise_pred = model.predict(x, schedule.timesteps[k], told, config.sampling.guidance_scale)
     mean, std = schedule.step(x, noise_pred, k, noise_level)
     return gaussian_log_prob(action, mean, std), mean, std
-
-
-def trained_schedule(model: PolicyModel, config: TrainConfig) -> Schedule:
-    """The steps of the pictures that are trained on."""
-    return model.schedule(config.sampling.steps, config.sampling.size)
 
 
 def locate(kept: Rollout, pairs: Int[Tensor, "B 2"]) -> tuple[Int[Tensor, "B"], ...]:

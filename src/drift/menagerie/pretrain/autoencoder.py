@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.sets import TEST_SEED, picture_set, to_images, training_set
 
-# Of each process; the shipped one was trained by two: torchrun --nproc-per-node 2 -m drift ...
+# Of each of two processes: torchrun --nproc-per-node 2 -m drift ...
 SCHEDULE = Schedule(steps=4_000, batch_size=16, learning_rate=6e-3, average=0.998)
 DECODER = replace(SCHEDULE, learning_rate=3e-3)
 BLUR = 0.05  # of the latents' spread: how far beside the point the decoder alone sees them
 LATENT_CHANNELS = 8
-# Per latent element, against a reconstruction error per pixel: makes the decoder bear latents that
-# are a tenth of their spread beside the point, as a diffusion model's are.
+# Per latent element, against a reconstruction error per pixel: the decoder learns to bear latents
+# that are 2 to 4 % of their spread beside the point (measured).
 KL_WEIGHT = 1e-3
 
 

@@ -118,6 +118,18 @@ def encode_texts(clip: CLIPModel, tokenizer, texts: list[str]) -> Float[Tensor, 
     return projected(clip.get_text_features(input_ids=ids))
 
 
+def see(clip: CLIPModel, images: Tensor) -> Any:
+    """What the vision tower makes of images in [0, 1], in training."""
+    with fast(clip.device):
+        return clip.vision_model(normalise(images.to(clip.device), CLIP_MEAN, CLIP_STD))
+
+
+def tell(clip: CLIPModel, tokenizer, texts: list[str]) -> Float[Tensor, "N D"]:
+    """Features of texts, in training."""
+    with fast(clip.device):
+        return encode_texts(clip, tokenizer, texts).float()
+
+
 def contrastive_loss(clip: CLIPModel, images: Tensor, texts: Tensor, names: list[str]) -> Tensor:
     """CLIP's symmetric loss of features "N D"; equal captions are one another's matches."""
     scale = clip.logit_scale.clamp(max=math.log(100)).exp()
@@ -181,10 +193,7 @@ def train_clip(
         chosen = np.sort(rng.choice(len(train_set), schedule.batch_size, replace=False))
         shown = exhibit(train_set[chosen], truth[chosen], rng)
         names = [caption(shown.truth, i, rng) for i in shown.intact]
-        with fast(shop.device):
-            images = normalise(shown.images.to(shop.device), CLIP_MEAN, CLIP_STD)
-            seen = clip.vision_model(images)
-            texts = encode_texts(clip, tokenizer, names).float()
+        seen, texts = see(clip, shown.images), tell(clip, tokenizer, names)
         picture, patches = seen.pooler_output.float(), seen.last_hidden_state[:, 1:].float()
         features = clip.visual_projection(picture[shown.intact])
         return contrastive_loss(clip, features, texts, names) + teacher(picture, patches, shown)

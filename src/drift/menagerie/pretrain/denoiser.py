@@ -21,8 +21,9 @@ from drift.menagerie.pretrain.sets import training_set
 from drift.menagerie.pretrain.together import processes
 from drift.menagerie.probe import Probe, read
 
-# Of each process; the shipped model was trained by two: torchrun --nproc-per-node 2 -m drift ...
+# Of each of two processes: torchrun --nproc-per-node 2 -m drift ...
 SCHEDULE = Schedule(steps=7_000, batch_size=32, learning_rate=6e-3, average=0.998)
+GUIDANCE = 3.0  # that the model is judged with, and learns to do without
 GUIDED = replace(SCHEDULE, steps=4_000, learning_rate=1e-3)  # to do without guidance
 UNCONDITIONAL, SIMPLE = 0.1, 0.15  # shares of empty captions and of captions with the animal alone
 CAPTIONS = 6  # that each picture has
@@ -156,7 +157,9 @@ def train(
     latents = encode(vae, train_set).mul_(vae.config["scaling_factor"]).half()
     ids = caption_ids(truth, parts.tokenizer, np.random.default_rng(rank)).to(shop.device)
     signal = scheduler.alphas_cumprod.to(shop.device)
-    teacher = copy.deepcopy(unet).to(shop.device).requires_grad_(False)
+    if guidance_scale != 1:
+        teacher = copy.deepcopy(unet).to(shop.device).requires_grad_(False)
+        nothing = parts.text_encoder(ids[:1, -1].long()).last_hidden_state
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:
         share, size = rng.random(schedule.batch_size), schedule.batch_size
@@ -170,7 +173,6 @@ def train(
         with torch.no_grad():
             embeds = parts.text_encoder(ids[chosen, told].long()).last_hidden_state
             if guidance_scale != 1:
-                nothing = parts.text_encoder(ids[:1, -1].long()).last_hidden_state
                 velocity = guided(teacher, noisy, t, embeds, nothing, guidance_scale)
         return F.mse_loss(unet(noisy, t, embeds).sample.float(), velocity.float())
 
@@ -220,7 +222,7 @@ def quality(
     probe: Probe,
     per_animal: int = 32,
     steps: int = 25,
-    guidance_scale: float = 3.0,
+    guidance_scale: float = GUIDANCE,
 ) -> dict[str, float]:
     """Share of right animals, and how many styles (of 3) and scenes (of 8) an animal shows."""
     images = sample_sheet(pipe, per_animal, steps, guidance_scale)

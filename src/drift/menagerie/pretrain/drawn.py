@@ -90,5 +90,4 @@ def gold_of(
 ) -> tuple[Float[Tensor, "N"], Reading]:
     """The gold utility of pictures for the animals "N" asked for, as the probe reads them."""
     seen = read(probe, images)
-    shown = seen.animal.gather(1, wanted[:, None])[:, 0]
-    return utility(taste, seen, shown, cleanness(images)), seen
+    return utility(taste, seen, seen.shown(wanted), cleanness(images)), seen

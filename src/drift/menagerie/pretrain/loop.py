@@ -80,6 +80,11 @@ class State:
         self.average, self.step = kept["average"], kept["step"]
         self.seconds = kept.get("seconds", 0.0)
 
+    def follow(self, parameters: list[nn.Parameter], most: float) -> None:
+        """Move the average towards the weights; at first it forgets faster than by `most`."""
+        decay = min(most, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(self.average, [p.detach() for p in parameters], 1 - decay)
+
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
@@ -126,8 +131,7 @@ def fit(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        decay = min(schedule.average, (state.step + 1) / (state.step + 10))
-        torch._foreach_lerp_(state.average, [p.detach() for p in parameters], 1 - decay)
+        state.follow(parameters, schedule.average)
         smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
         if state.step % 20 == 0:
             progress.set_postfix(

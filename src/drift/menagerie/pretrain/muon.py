@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from drift.menagerie.pretrain.together import gathered, processes
+from drift.menagerie.pretrain.together import processes, summed
 
 SMALLEST = 16  # rows and columns of a matrix; less is left to Adam
 ADAM_SHARE = 0.25  # of the learning rate, for Adam
@@ -47,11 +47,12 @@ class Muon(torch.optim.Optimizer):
             lr, decay = group["lr"], group["weight_decay"]
             moved = [p for p in group["params"] if p.grad is not None]
             kernels = [p for p in moved if is_matrix(p)]
-            steps = {id(p): self._adam(p) for p in moved if not is_matrix(p)}
-            steps |= zip(map(id, kernels), self._orthogonal(kernels), strict=True)
-            for p in moved:
-                rate = lr if is_matrix(p) else ADAM_SHARE * lr
-                p.mul_(1 - rate * decay).sub_(steps[id(p)], alpha=rate)
+            others = [p for p in moved if not is_matrix(p)]
+            for p, step in zip(kernels, self._orthogonal(kernels), strict=True):
+                p.mul_(1 - lr * decay).sub_(step, alpha=lr)
+            slower = ADAM_SHARE * lr
+            for p in others:
+                p.mul_(1 - slower * decay).sub_(self._adam(p), alpha=slower)
 
     def _orthogonal(self, kernels: list[Parameter]) -> list[Tensor]:
         """Shared out among the processes: it takes as long as a good part of a small batch."""
@@ -59,11 +60,14 @@ class Muon(torch.optim.Optimizer):
         steps, (rank, count) = [torch.zeros_like(matrix) for matrix in ahead], processes()
         for k in range(rank, len(ahead), count):
             steps[k] = 0.2 * max(ahead[k].shape) ** 0.5 * orthogonal(ahead[k])
-        return [step.view(p.shape) for step, p in zip(gathered(steps), kernels, strict=True)]
+        return [step.view(p.shape) for step, p in zip(summed(steps), kernels, strict=True)]
 
     def _ahead(self, p: Parameter) -> Tensor:
         """The gradient with Nesterov's momentum, as a matrix."""
-        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        momentum = state["momentum"]
         momentum.mul_(MOMENTUM).add_(p.grad)
         return (p.grad + MOMENTUM * momentum).flatten(1)
 

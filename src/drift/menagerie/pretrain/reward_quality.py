@@ -117,8 +117,7 @@ def drawn_quality(reward: ClipScore, taste: Taste, probe: Probe, drawn: Drawn) -
     gold, seen = gold_of(taste, probe, images, animal)
     groups = [torch.where(animal == a)[0] for a in animal.unique()]
     ranked = [correlations(score[g].numpy(), gold[g].numpy())[1] for g in groups]
-    shown = seen.animal.gather(1, animal[:, None])[:, 0]
-    standard, shares = within(score, groups)[0], within(shown, groups)[0]
+    standard, shares = within(score, groups)[0], within(seen.shown(animal), groups)[0]
     return {
         "spearman": round(float(np.mean(ranked)), 3),
         "right_explains": round(explained(standard, shares), 3),

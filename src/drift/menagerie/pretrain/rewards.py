@@ -18,14 +18,13 @@ from transformers import CLIPModel
 
 from drift.menagerie.animals import ANIMALS
 from drift.menagerie.captions import caption, simple_prompt
-from drift.menagerie.pretrain.clip import Teacher, contrastive_loss, encode_texts, fast
+from drift.menagerie.pretrain.clip import Teacher, contrastive_loss, see, tell
 from drift.menagerie.pretrain.drawn import Drawn, gold_of
 from drift.menagerie.pretrain.exhibits import OWN, damage, exhibit
 from drift.menagerie.pretrain.loop import CPU, Schedule, Workshop, fit
 from drift.menagerie.pretrain.sets import to_images, training_set
 from drift.menagerie.probe import Probe
 from drift.menagerie.taste import Taste
-from drift.pixels import CLIP_MEAN, CLIP_STD, normalise
 
 PREFERENCE = Schedule(steps=2400, batch_size=48, learning_rate=1e-3, warmup=50, average=0.99)
 TEMPERATURE = 0.3  # of the judges: P(i beats j) = sigmoid((u_i - u_j) / TEMPERATURE)
@@ -96,21 +95,13 @@ def train_reward(
     train_set, truth = training_set(shop, pictures)
     prompts, size = [simple_prompt(animal) for animal in ANIMALS], schedule.batch_size // OWN
 
-    def see(images: Tensor) -> Tensor:
-        with fast(shop.device):
-            pixels = normalise(images.to(shop.device), CLIP_MEAN, CLIP_STD)
-            return clip.vision_model(pixels).pooler_output.float()
-
-    def tell(texts: list[str]) -> Tensor:
-        with fast(shop.device):
-            return encode_texts(clip, school.tokenizer, texts).float()
-
     def painted_loss(rng: np.random.Generator) -> Tensor:
         chosen, rows = draw_comparisons(truth.animal, size, rng)
         shown = exhibit(train_set[chosen], truth[chosen], rng)
         wanted = truth.animal[chosen[rows[:, 0]]]
         names = [caption(shown.truth, i, rng) for i in shown.intact]
-        seen, told = see(shown.images), tell([prompts[a] for a in wanted] + names)
+        seen = see(clip, shown.images).pooler_output.float()
+        told = tell(clip, school.tokenizer, [prompts[a] for a in wanted] + names)
         texts, captions = told.split((len(wanted), len(names)))
         features = clip.visual_projection(seen)
         gold = shown.gold(taste, rows).to(shop.device)
@@ -125,8 +116,9 @@ def train_reward(
         wanted = torch.from_numpy(school.drawn.animal[chosen[rows[:, 0]]])
         flat, asked = rows.ravel(), wanted.repeat_interleave(rows.shape[1])
         gold, _ = gold_of(taste, school.probe, images[flat], asked)
-        texts = tell([prompts[animal] for animal in wanted])
-        scores = scores_of(clip, texts, clip.visual_projection(see(images)), rows)
+        texts = tell(clip, school.tokenizer, [prompts[animal] for animal in wanted])
+        seen = see(clip, images).pooler_output.float()
+        scores = scores_of(clip, texts, clip.visual_projection(seen), rows)
         return preference_loss(scores, gold.view(rows.shape).to(shop.device))
 
     def loss_at(step: int, rng: np.random.Generator) -> Tensor:

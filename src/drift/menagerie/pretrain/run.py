@@ -39,7 +39,6 @@ class Job:
     minutes: float | None = None  # of training, in place of its steps
     batch_size: int | None = None  # at the same number of pictures
     base: str | None = None  # a model that is trained further
-    guidance_scale: float = 3.0  # that the part `guided` makes needless
     tuned: tuple[Path, ...] = ()  # checkpoints of tuned models, for the rewards to see
 
     def plan(self, schedule: Schedule) -> Schedule:
@@ -64,29 +63,21 @@ def _autoencoder(job: Job) -> dict:
     return autoencoder.quality(vae)
 
 
+def _open_autoencoder(folder: Path) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32)
+    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 def _decoder(job: Job) -> dict:
     """The shipped model's, further; its latents stay, and so does its UNet."""
     folder = job.out / "model" / "vae"
-    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).to(
-        memory_format=torch.channels_last
-    )
-    trained = autoencoder.train_decoder(job.shop, vae, job.plan(autoencoder.DECODER))
+    schedule = job.plan(autoencoder.DECODER)
+    trained = autoencoder.train_decoder(job.shop, _open_autoencoder(folder), schedule)
     if processes()[0] > 0:
         return {}
     figures = autoencoder.quality(trained)
     trained.to(torch.float16).save_pretrained(folder)
     return figures
-
-
-def _load_autoencoder(work: Path) -> AutoencoderKL:
-    if not (work / "vae").is_dir():
-        raise UserError(f"{work}: pretrain the autoencoder first")
-    vae = (
-        AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32)
-        .eval()
-        .requires_grad_(False)
-    )
-    return vae.to(memory_format=torch.channels_last)
 
 
 def _clip(job: Job) -> dict:
@@ -102,25 +93,29 @@ def _model(job: Job) -> dict:
     if job.base:
         parts = denoiser.parts_of(locate(job.base, field="base"))
     else:
-        own = job.shop.work / "clip"
+        vae, own = job.shop.work / "vae", job.shop.work / "clip"
+        if not vae.is_dir():
+            raise UserError(f"{job.shop.work}: pretrain the autoencoder first")
         torch.manual_seed(0)
-        vae = _load_autoencoder(job.shop.work)
-        parts = denoiser.new_parts(vae, own if own.is_dir() else SHIPPED / "model")
+        tower = own if own.is_dir() else SHIPPED / "model"
+        parts = denoiser.new_parts(_open_autoencoder(vae), tower)
     pipe = denoiser.train(job.shop, parts, job.plan(denoiser.SCHEDULE))
-    if processes()[0] > 0:
-        return {}
-    figures = denoiser.quality(pipe, load_probe(job.out / "probe"))
-    pipe.to(torch.float16).save_pretrained(job.out / "model")
-    return figures
+    return _ship(job, pipe, denoiser.GUIDANCE)
 
 
 def _guided(job: Job) -> dict:
     """The shipped model, to draw without guidance what it draws with it."""
     parts, schedule = denoiser.parts_of(job.out / "model"), job.plan(denoiser.GUIDED)
-    pipe = denoiser.train(job.shop, parts, schedule, guidance_scale=job.guidance_scale)
+    pipe = denoiser.train(job.shop, parts, schedule, guidance_scale=denoiser.GUIDANCE)
+    return _ship(job, pipe, guidance_scale=1.0)
+
+
+def _ship(job: Job, pipe: StableDiffusionPipeline, guidance_scale: float) -> dict:
+    """Judge a model and put it into the package; the first process does."""
     if processes()[0] > 0:
         return {}
-    figures = denoiser.quality(pipe, load_probe(job.out / "probe"), guidance_scale=1.0)
+    seen = load_probe(job.out / "probe")
+    figures = denoiser.quality(pipe, seen, guidance_scale=guidance_scale)
     pipe.to(torch.float16).save_pretrained(job.out / "model")
     return figures
 
@@ -184,12 +179,8 @@ PARTS: dict[str, Callable[[Job], dict]] = {
     "rewards": _rewards,
     "encoder": _encoder,
 }
-TOGETHER = (
-    "autoencoder",
-    "decoder",
-    "model",
-    "guided",
-)  # parts that several of torchrun's processes can train
+# Parts that several of torchrun's processes can train.
+TOGETHER = ("autoencoder", "decoder", "model", "guided")
 
 
 def pretrain(part: str, job: Job) -> dict:

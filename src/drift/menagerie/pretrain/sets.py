@@ -42,6 +42,8 @@ def picture_set(
         return np.load(pixels, mmap_mode="r"), Attributes(**columns)
 
 
-def training_set(shop: Workshop, count: int = 48_000, on_grid: bool = False):
+def training_set(
+    shop: Workshop, count: int = 48_000, on_grid: bool = False
+) -> tuple[np.ndarray, Attributes]:
     """`picture_set` of those that are trained on."""
     return picture_set(TRAIN_SEED, count, on_grid, shop.workers)

@@ -16,16 +16,22 @@ def processes() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
+def summed(tensors: list[Tensor]) -> list[Tensor]:
+    """Each tensor's sum over the processes, in one exchange."""
+    if processes()[1] == 1:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes."""
+    count, gradients = processes()[1], [p.grad for p in parameters if p.grad is not None]
+    if count > 1:
+        for gradient, total in zip(gradients, summed(gradients), strict=True):
+            gradient.copy_(total / count)
 
 
 def agreed(value: float) -> float:
@@ -35,13 +41,3 @@ def agreed(value: float) -> float:
     told = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(told, 0)
     return told.item()
-
-
-def gathered(tensors: list[Tensor]) -> list[Tensor]:
-    """Of tensors that one process each has computed, and the others left at 0: all of them."""
-    if not dist.is_initialized():
-        return tensors
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
