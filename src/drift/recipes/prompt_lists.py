@@ -13,6 +13,7 @@ from typing import Any
 from drift.errors import UserError, refuse
 
 SHIPPED = Path(__file__).parent / "prompts"
+WRITER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 Entry = tuple[str, dict[str, Any]]
 
 
@@ -62,7 +63,7 @@ def _parse(line: str) -> Entry:
         raise ValueError(f"it is not JSON: {error.msg}, at column {error.colno}") from error
     refuse(not isinstance(fields, dict), 'it wants an object, as in {"prompt": "a fox"}')
     # An evaluation writes them down again, as JSON in UTF-8: no NaN, no half of a surrogate pair.
-    json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+    WRITER.encode(fields).encode()
     prompt = fields.pop("prompt", None)
     refuse(not isinstance(prompt, str), 'it has no "prompt" that is a text')
     prompt = prompt.strip()

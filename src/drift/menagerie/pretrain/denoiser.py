@@ -136,6 +136,20 @@ def guided(
     return untold + guidance_scale * (told - untold)
 
 
+def assembled(parts: Parts) -> StableDiffusionPipeline:
+    """The parts as the pipeline that is shipped."""
+    return StableDiffusionPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def train(
     shop: Workshop,
     parts: Parts,
@@ -150,13 +164,13 @@ def train(
     Under torchrun the pictures are shared out among the processes.
     """
     rank, count = processes()
-    vae, unet, scheduler = parts.vae.to(shop.device), parts.unet, build_scheduler()
+    vae, unet = parts.vae.to(shop.device), parts.unet
     parts.text_encoder.to(shop.device)
     train_set, truth = training_set(shop, pictures, on_grid=True)
     train_set, truth = train_set[rank::count], truth[rank::count]
     latents = encode(vae, train_set).mul_(vae.config["scaling_factor"]).half()
     ids = caption_ids(truth, parts.tokenizer, np.random.default_rng(rank)).to(shop.device)
-    signal = scheduler.alphas_cumprod.to(shop.device)
+    signal = build_scheduler().alphas_cumprod.to(shop.device)
     if guidance_scale != 1:
         teacher = copy.deepcopy(unet).to(shop.device).requires_grad_(False)
         nothing = parts.text_encoder(ids[:1, -1].long()).last_hidden_state
@@ -177,16 +191,8 @@ def train(
         return F.mse_loss(unet(noisy, t, embeds).sample.float(), velocity.float())
 
     fit("denoiser" if guidance_scale == 1 else "guided", unet, loss_at, schedule, shop)
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(CPU)
+    unet.eval()
+    return assembled(parts).to(CPU)
 
 
 def draw_times(count: int, rng: np.random.Generator) -> Tensor:
