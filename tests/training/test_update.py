@@ -17,7 +17,7 @@ from drift.methods.parts import (
 from drift.models import load_model
 from drift.recipes import load_recipe
 from drift.training.rollout import plan_steps, sample_pool
-from drift.training.update import MOST_SKIPPED, Learner, Signal, update_policy
+from drift.training.update import Learner, Signal, update_policy
 
 PROMPTS = ["a fox", "a bee"]
 SMALL = [
@@ -271,7 +271,7 @@ def test_too_many_skipped_in_a_row_stop_the_run(model):
     config = settings(updates_per_epoch=2)
     kept = kept_rollout(model, config)
     taught = adam(model, config)
-    taught.skipped = MOST_SKIPPED - 2
+    taught.skipped = config.guards.skipped_updates - 2
     with pytest.raises(UserError, match="not finite 10 updates in a row"):
         learn(model, taught, kept, ADVANTAGES * torch.nan, config)
 

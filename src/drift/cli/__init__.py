@@ -1,18 +1,19 @@
 """The command line: a command is a few lines over one function of a room.
 
 In: what a person types. Out: that function's call; a command ends by naming what it wrote, and bad
-input is one line and exit code 2. Start reading at `COMMANDS`; `arguments` has the options.
+input is one line and exit code 2. Ctrl-C is 130, SIGTERM 143 (`signals`). Start reading at
+`COMMANDS`; `arguments` has the options.
 """
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 
 from drift.cli import arguments, commands
+from drift.cli.signals import end_with_parent, handled
 from drift.errors import UserError
-
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 GO_ON = {
     "train": "; go on with --resume",
@@ -112,15 +113,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision; we do not
+    end_with_parent()
     try:
-        args.run(args)
+        with handled():
+            args.run(args)
     except UserError as error:
         if args.debug:
             traceback.print_exc()
         print(f"drift: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        hint = GO_ON.get(args.command, "")
+    except KeyboardInterrupt as stop:
+        number, saved = getattr(stop, "number", signal.SIGINT), getattr(stop, "saved", "")
+        hint = f"; {saved}" if saved else GO_ON.get(args.command, "")
         print(f"\ndrift: interrupted{hint}", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + number
     return 0

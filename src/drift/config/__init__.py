@@ -19,6 +19,7 @@ from drift.config.sections import (
     OWN_FEATURES,
     STRICT,
     EvaluateConfig,
+    GuardsConfig,
     LiveConfig,
     ModelConfig,
     OptimizerConfig,
@@ -34,6 +35,7 @@ from drift.reward_names import with_components
 __all__ = [
     "OWN_FEATURES",
     "EvaluateConfig",
+    "GuardsConfig",
     "LiveConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -68,6 +70,7 @@ class TrainConfig:
     evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
     reward_worker: WorkerConfig = field(default_factory=WorkerConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     trackers: TrackerNames = ()  # where metrics are shown as well, each an extra of the package
     method_name: str = ""  # what `method` was built from; for people, not read by the code
 

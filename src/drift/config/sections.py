@@ -251,3 +251,22 @@ class LiveConfig:
         off = self.every == 0
         refuse(off and self.on_alarm == "stop", "on_alarm 'stop' needs looks, but every is 0")
         refuse(off and self.keep == "pareto", "keep 'pareto' needs looks, but every is 0")
+
+
+@dataclass(frozen=True, config=STRICT)
+class GuardsConfig:
+    """Limits of an epoch's figures, checked before anything of it is saved; 0: no limit."""
+
+    on_breach: Literal["warn", "stop"] = "warn"
+    skipped_updates: int = 10  # in a row, whose gradients are not finite; these always stop
+    grad_norm: float = 0.0  # of an update, before it is clipped
+    grad_norm_jump: float = 100.0  # times the median of the 10 epochs before
+    approx_kl: float = 0.0  # of an update, nats a step
+    ratio_error: float = 0.0  # the largest |ratio - 1| of a sample and step
+    reward_drop: float = 3.0  # below the 10 epochs before, in standard deviations within a prompt
+
+    def __post_init__(self) -> None:
+        require(self, "skipped_updates", self.skipped_updates >= 1, "at least 1")
+        for name in ("grad_norm", "grad_norm_jump", "approx_kl", "ratio_error", "reward_drop"):
+            limit = getattr(self, name)
+            require(self, name, 0 <= limit < math.inf, "a finite limit; 0 is none")

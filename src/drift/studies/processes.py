@@ -1,5 +1,6 @@
 """`drift` commands in processes of their own: some at a time, and the first that fails ends all."""
 
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,8 @@ def judge_all(
 def _start(log: Path, arguments: list[str]) -> subprocess.Popen:
     with log.open("w") as out:
         command = [sys.executable, "-m", "drift", *arguments]
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        watched = os.environ | {"DRIFT_PARENT": str(os.getpid())}  # it ends with this process
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=watched)
 
 
 def _check(process: subprocess.Popen, name: str, log: Path) -> None:

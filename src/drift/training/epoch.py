@@ -10,6 +10,7 @@ from drift.config import TrainConfig
 from drift.functional.noise import derive_seed
 from drift.methods.parts import Advantages, Method, Shaped
 from drift.methods.parts.objective import Weight
+from drift.training.checkpoint import Checkpoint
 from drift.training.diagnostics import (
     describe_advantages,
     describe_diversity,
@@ -37,6 +38,9 @@ class Run:
     live: Live | None
     method_state: dict[str, State]  # by slot
     finished: int  # epochs
+    saved: int = 0  # the epoch of the newest checkpoint
+    checked: bool = False  # that a replay is exact, since the start or the resume
+    passing: Checkpoint | None = None  # of an interruption; it goes when the next one is there
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Lesson:
 
     kept: Rollout
     signal: Signal
+    state: dict[str, State]  # of the slots, once it is taken
     described: dict[str, Any]  # figures for the log
 
 
@@ -59,8 +64,8 @@ def apply_method(
 
 
 def take_lesson(run: Run, prompts: list[str], epoch: int, clock: Stopwatch) -> Lesson:
-    """Rollout, scoring, selection, shaping, advantages; of the run only the slots' state moves."""
-    config, method = run.config, run.config.method
+    """Rollout, scoring, selection, shaping, advantages; the run is left as it is."""
+    config, method, state = run.config, run.config.method, dict(run.method_state)
     pool = sample_pool(run.model, prompts, pool_seeds(config, epoch), config, epoch)
     clock.lap("rollout")
     at_once = config.sampling.scoring_batch_size
@@ -71,7 +76,7 @@ def take_lesson(run: Run, prompts: list[str], epoch: int, clock: Stopwatch) -> L
     del pool  # the paper's is 1.7 GB, and the update needs memory
     features = features_of(run.encoder, kept, at_once)
     group = Group(prompts, rewards, features, config.sampling.steps, epoch)
-    shaped, advantages, beta = apply_method(method, group, run.method_state)
+    shaped, advantages, beta = apply_method(method, group, state)
     clock.lap("scoring")
     fractions = trained_schedule(run.model, config).fractions.cpu()
     conditioning = method.conditioning.in_training()
@@ -82,17 +87,22 @@ def take_lesson(run: Run, prompts: list[str], epoch: int, clock: Stopwatch) -> L
         **describe_advantages(advantages),
         "prompt_signal": conditioning.signal_share(kept.conditioned, fractions).tolist(),
     }
-    return Lesson(kept, Signal(advantages.total, beta), described)
+    return Lesson(kept, Signal(advantages.total, beta), state, described)
 
 
 def train_epoch(run: Run, prompts: list[str], epoch: int) -> list[dict[str, Any]]:
-    """A lesson, and the updates on it; returns one line per update."""
+    """A lesson, and the updates on it; returns one line per update.
+
+    An `Interrupted` from here leaves the run as it was after the epoch before.
+    """
     config, clock = run.config, Stopwatch()
     lesson = take_lesson(run, prompts, epoch, clock)
-    if epoch == run.finished + 1:  # the first epoch since the start, or since the resume
+    if not run.checked:
         check_replay(run.model, lesson.kept, config)
+        run.checked = True
         clock.lap("preflight")
     updates = update_policy(run.model, run.learner, lesson.kept, lesson.signal, config, epoch)
+    run.method_state, run.finished = lesson.state, epoch
     clock.lap("update")
     shared = {
         "epoch": epoch,

@@ -9,15 +9,23 @@ import torch
 from tqdm import tqdm
 
 from drift.config import TrainConfig, load_run_config, to_yaml
-from drift.errors import UserError
+from drift.errors import Interrupted, UserError
 from drift.files.weights import read_json
 from drift.functional.noise import derive_seed
 from drift.recipes import read_prompts
 from drift.training.average import averaged, open_average
-from drift.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from drift.training.checkpoint import (
+    Checkpoint,
+    delete_checkpoints,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from drift.training.cuts import cut_prompts
 from drift.training.diagnostics import warnings
 from drift.training.epoch import Run, train_epoch
+from drift.training.guards import breaches
+from drift.training.interrupt import gently, held
 from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
 from drift.training.needs import record, refuse_others
 from drift.training.plan import changes, limit, plan, sizes
@@ -49,8 +57,15 @@ def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[
 
 GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"
 
-# What a resumed run may have otherwise: its length and folder, worker, looks and trackers.
-ELSEWHERE = {"epochs": 0, "output": "", "reward_worker": {}, "live": {}, "trackers": ()}
+# What a resumed run may have otherwise: length, folder, worker, looks, guards and trackers.
+ELSEWHERE = {
+    "epochs": 0,
+    "output": "",
+    "reward_worker": {},
+    "live": {},
+    "guards": {},
+    "trackers": (),
+}
 
 
 def open_run(config: TrainConfig, resume: bool) -> Path:
@@ -125,7 +140,8 @@ def _restore(run: Run) -> None:
         learner.skipped = state["skipped"]
         learner.scaler.load_state_dict(state["scaler"])
         run.config = limit(run.config, state.get("batch_sizes", {}))
-        run.finished = valid[-1].epoch
+        run.finished = run.saved = valid[-1].epoch
+        run.passing = valid[-1] if state.get("passing") else None
     if run.live:
         recall(run.live, run.folder, run.finished)
     for name in (METRICS, LIVE):
@@ -144,18 +160,30 @@ def state_of(run: Run) -> dict[str, Any]:
     }
 
 
-def save(run: Run, epoch: int) -> None:
+def save(run: Run, *, passing: bool = False) -> None:
     """Write a checkpoint; those that it makes needless go when it is safely on disk."""
-    learner = run.learner
-    state, average = state_of(run), learner.average
-    save_checkpoint(run.folder, epoch, run.model, learner.optimizer, state, average)
+    learner, epoch = run.learner, run.finished
+    state, average = state_of(run) | {"passing": passing}, learner.average
+    saved = save_checkpoint(run.folder, epoch, run.model, learner.optimizer, state, average)
+    if run.passing:
+        delete_checkpoints(run.folder, [run.passing])
+    run.passing = Checkpoint(saved, epoch) if passing else None
+    run.saved = epoch
     prune(run.folder, run.live, last=epoch)
 
 
+def save_interrupted(run: Run, stop: Interrupted) -> Interrupted:
+    """Keep what was finished since the last checkpoint, and say so."""
+    if run.finished > run.saved:
+        save(run, passing=True)
+    kept = f"epoch {run.finished} is saved" if run.finished else "no epoch was finished"
+    return Interrupted(stop.number, f"{kept}; go on with --resume")
+
+
 def look_at(run: Run, epoch: int) -> dict[str, Any]:
-    """A look at what a checkpoint would hold now."""
+    """A look at what a checkpoint would hold now; once begun it is finished."""
     assert run.live is not None
-    with averaged(run.learner.average, run.model.trainable_parameters()):
+    with held(), averaged(run.learner.average, run.model.trainable_parameters()):
         return look(run.live, run.folder, run.model, run.reward, run.config, epoch)
 
 
@@ -168,6 +196,21 @@ def postfix(line: dict[str, Any], live: Live | None) -> dict[str, str]:
         seen = live.looks[-1]
         shown["live"] = f"{seen['reward']:.3f} at {seen['share'][live.settings['encoder']]:.0%}"
     return shown
+
+
+def due(config: TrainConfig, epoch: int) -> bool:
+    """Whether a checkpoint is saved after this epoch."""
+    return epoch % config.checkpoint_every == 0 or epoch == config.epochs
+
+
+def refuse_breaches(run: Run, broken: dict[str, str]) -> None:
+    """End a run that a guard stops, before what it has become is saved."""
+    if broken and run.config.guards.on_breach == "stop":
+        last = f"that of epoch {run.saved}" if run.saved else "none yet"
+        raise UserError(
+            f"epoch {run.finished}: {'; '.join(broken.values())}; it is not saved, the last "
+            f"checkpoint is {last}; to go on, --resume with guards.on_breach=warn or other limits"
+        )
 
 
 def go_on(run: Run, prompts: list[str], progress: bool) -> None:
@@ -193,16 +236,17 @@ def go_on(run: Run, prompts: list[str], progress: bool) -> None:
             append_metrics(run.folder, lines)
             track(METRICS, lines)
             history += lines
-            due = epoch % config.checkpoint_every == 0 or epoch == config.epochs
-            if run.live and (due or epoch % config.live.every == 0):
+            broken = breaches(history, config.guards)
+            refuse_breaches(run, broken)
+            if run.live and (due(config, epoch) or epoch % config.live.every == 0):
                 track(LIVE, [look_at(run, epoch)])
-            for name, warning in (warnings(history) | alarm(run.live)).items():
+            for name, warning in (warnings(history) | alarm(run.live) | broken).items():
                 if name not in told:
                     tqdm.write(f"epoch {epoch}: {warning}")
                 told.add(name)
             bar.set_postfix(postfix(lines[-1], run.live))
-            if due or stops(run.live):
-                save(run, epoch)
+            if due(config, epoch) or stops(run.live):
+                save(run)
             if stops(run.live):
                 tqdm.write(f"stopped after epoch {epoch}; {GO_ON}")
                 break
@@ -220,6 +264,9 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
         why = alarm(run.live)["collapse"]
         tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
     else:
-        with keep_traceback(run.folder):
-            go_on(run, prompts, progress)
+        with keep_traceback(run.folder), gently():
+            try:
+                go_on(run, prompts, progress)
+            except Interrupted as stop:
+                raise save_interrupted(run, stop) from None
     return run.folder

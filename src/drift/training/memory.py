@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from drift.errors import UserError
+from drift.training.interrupt import poll
 
 
 def free_memory(device: torch.device) -> int:
@@ -51,6 +52,7 @@ def in_batches(work: Callable[[Tensor], None], rows: Tensor, size: int, *, field
     """
     parts = list(rows.split(size))
     while parts:
+        poll()
         try:
             work(parts[0])
         except torch.OutOfMemoryError as error:

@@ -20,11 +20,10 @@ from drift.errors import UserError
 from drift.functional.dynamics import gaussian_log_prob
 from drift.functional.noise import derive_seed
 from drift.functional.surrogate import approx_kl, clip_fraction
+from drift.training.interrupt import held
 from drift.training.memory import in_batches
 from drift.training.rollout import trained_schedule
 from drift.types import PolicyModel, Rollout, Schedule
-
-MOST_SKIPPED = 10  # updates in a row; float16's scaler needs a few to find its scale
 
 
 @dataclass
@@ -112,7 +111,11 @@ def update_policy(
     updates = [trained_pairs(kept, samples) for samples in chunks]
     if config.optimizer.old_log_probs == "replay":
         kept = replayed(model, learner, kept, config, updates)
-    return [_one_update(model, learner, kept, signal, config, pairs) for pairs in updates]
+    first, *others = updates
+    taken = [_one_update(model, learner, kept, signal, config, first)]
+    with held():  # the policy has moved on: this epoch is finished
+        taken += [_one_update(model, learner, kept, signal, config, pairs) for pairs in others]
+    return taken
 
 
 @torch.no_grad()
@@ -240,18 +243,18 @@ def _one_update(model, learner, kept, signal, config, pairs) -> UpdateStats:
     )
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    norm, skipped = _step(learner, parameters, config.optimizer.max_grad_norm)
+    norm, skipped = _step(learner, parameters, config)
     loss, clipped, kl, reference_kl = tally.means.tolist()
     gaps = [value if value >= 0 else None for value in tally.gap.tolist()]
     return UpdateStats(loss, clipped, kl, tally.worst, norm, reference_kl, gaps, skipped)
 
 
 def _step(
-    learner: Learner, parameters: list[nn.Parameter], max_grad_norm: float
+    learner: Learner, parameters: list[nn.Parameter], config: TrainConfig
 ) -> tuple[float, bool]:
     """Clip and step, unless the gradient is not finite; its norm, and whether it was skipped."""
     learner.scaler.unscale_(learner.optimizer)
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    norm = float(nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
     skipped = not math.isfinite(norm)
     if not skipped:
         learner.scaler.step(learner.optimizer)
@@ -260,9 +263,9 @@ def _step(
     learner.scaler.update()
     learner.optimizer.zero_grad()
     learner.skipped = learner.skipped + 1 if skipped else 0
-    if learner.skipped >= MOST_SKIPPED:
+    if learner.skipped >= config.guards.skipped_updates:
         raise UserError(
-            f"the gradient was not finite {MOST_SKIPPED} updates in a row; the last checkpoint is "
-            "from before; a smaller learning rate, or another model.dtype than float16, may help"
+            f"the gradient was not finite {learner.skipped} updates in a row; the last checkpoint "
+            "is from before; a smaller learning rate, or another model.dtype than float16, may help"
         )
     return norm, skipped
