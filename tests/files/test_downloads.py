@@ -163,7 +163,7 @@ def test_what_is_not_the_file_is_one_line_and_does_not_stay(server, tmp_path, wa
 
 
 def test_a_published_checksum_is_held(server, tmp_path):
-    handler, url = server
+    _, url = server
     with pytest.raises(UserError, match=r"not the published 0{64}"):
         locate(Weights(url, sha256="0" * 64), field="encoder")
     good = Weights(url, sha256=hashlib.sha256(OLD).hexdigest())

@@ -7,7 +7,10 @@ input is one line and exit code 2. Start reading at `COMMANDS`; `arguments` has 
 import argparse
 import os
 import sys
+import threading
 import traceback
+
+from tqdm import tqdm
 
 from drift.cli import arguments, commands
 from drift.errors import UserError
@@ -111,6 +114,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
+    # tqdm's own lock starts a process that looks for its libraries in the current folder first.
+    tqdm.set_lock(threading.RLock())
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision; we do not
     try:
         args.run(args)

@@ -37,7 +37,7 @@ UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def largest(size: str) -> int:
-    """Bytes that a file of this stated size ("about 343 MB") may have; of no stated one, LARGEST."""
+    """Bytes that a file of this stated size ("about 343 MB") may have; LARGEST if none is."""
     found = re.search(r"([\d.]+) (kB|MB|GB)", size)
     return max(LEAST, int(float(found[1]) * UNITS[found[2]] * SPARE)) if found else LARGEST
 
@@ -87,7 +87,7 @@ def _bring(connection: Connection, url: str, partial: Path, limit: int) -> None:
     if not held:
         _drop(partial)
         _remember(answer, total, partial)
-    _write(connection, answer, partial, held, total, limit)
+    _write(connection, answer, partial, held=held, total=total, limit=limit)
 
 
 def _ask(connection: Connection, url: str, headers: dict[str, str]) -> Response:
