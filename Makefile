@@ -9,7 +9,7 @@ ARGS   ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test browser check fix bench clean
+.PHONY: help .venv demo test browser check fix audit bench clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [ARGS='...']"
@@ -44,6 +44,11 @@ check: $(STAMP) ## lint, format, types and the floors of the house
 fix: $(STAMP) ## apply the lint fixes and the formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+audit: $(STAMP) ## look the installed versions up among the known vulnerabilities; asks the network
+	$(BIN)/python -m pip check
+	@if [ -x $(BIN)/pip-audit ]; then $(BIN)/pip-audit --local $(ARGS); else \
+		echo "the versions fit together; known vulnerabilities were not looked up: '$(BIN)/python -m pip install pip-audit', then make audit"; fi
 
 bench: $(STAMP) ## count memory; ARGS='epochs --device cuda' times the paper's recipe
 	$(BIN)/python -m benchmarks $(or $(ARGS),memory)

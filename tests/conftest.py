@@ -10,6 +10,13 @@ import pytest
 WIDTH = 32
 
 
+@pytest.fixture(autouse=True)
+def no_known_code(monkeypatch, tmp_path_factory):
+    """Code that a test runs is not known to the next one, nor to whoever runs the tests."""
+    place = tmp_path_factory.mktemp("known-code")
+    monkeypatch.setattr("drift.files.trust.folder", lambda: place)
+
+
 def tiny_scheduler(prediction_type: str):
     """SD 1.5's settings for epsilon, the Menagerie's for v_prediction."""
     from diffusers import DDIMScheduler

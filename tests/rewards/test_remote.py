@@ -3,9 +3,14 @@
 import base64
 import io
 import json
+import socket
+import ssl
 import threading
 import time
+import traceback
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +170,128 @@ def test_an_answer_that_drips_is_held_to_the_limit(server):
     assert time.monotonic() - start < 4 * 1.4  # a whole drip takes 1.5 s
 
 
+def dripping(*parts):
+    """Sends the first part at once, and then a byte of the second each 50 ms, for 3 s at most."""
+
+    def behave(handler, request):
+        first, again = parts
+        handler.wfile.write(first)
+        for k in range(60):
+            handler.wfile.write(again[k % len(again) : k % len(again) + 1])
+            time.sleep(0.05)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"", b"HTTP/1.1 " + b"0" * 99),
+        (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 999\r\n\r\n", b"busy "),
+        (b"HTTP/1.1 404 No\r\n\r\n", b"none "),
+        (b"HTTP/1.1 302 On\r\nLocation: /on\r\n\r\n", b"on "),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["status", "headers", "size", "chunks", "trailer", "body", "5xx", "4xx", "3xx", "100s"],
+)
+def test_whatever_drips_is_held_to_the_limit(server, parts, monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    server.behave = dripping(*parts)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="could not be asked: timed out"):
+        RemoteReward(server.url, timeout=0.4, wait=0.01)(IMAGES, PROMPTS)
+    assert time.monotonic() - start < 3.0  # a whole drip takes that, and there are two
+
+
+def test_a_connection_that_is_not_taken_is_held_to_the_limit(monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="timed out"):
+            remote.post(f"http://127.0.0.1:{deaf.getsockname()[1]}/", b"", 0.4, wait=0.01)
+        assert time.monotonic() - start < 3.0
+
+
+def test_an_answer_without_an_end_is_not_kept(server):
+    def flood(handler, request):
+        handler.reply(200, b"")
+        with suppress(OSError):
+            for _ in range(10_000):
+                handler.wfile.write(b" " * 65_536)
+
+    server.behave = flood
+    with pytest.raises(UserError, match="sent over 1048576 bytes"):
+        RemoteReward(server.url, wait=0.01)(IMAGES, PROMPTS)
+
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+
+
+@pytest.fixture
+def secure(server):
+    """The same server behind TLS, with a certificate that nobody signed but itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server.url.replace("http://", "https://")
+
+
+def test_certificates_are_verified(secure, server, monkeypatch):
+    with pytest.raises(UserError, match="certificate verify failed"):
+        RemoteReward(secure, wait=0.01)(IMAGES, PROMPTS)
+    assert not server.requests
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    assert RemoteReward(secure)(IMAGES, PROMPTS).tolist() == [5.0, 61.0, 109.0]
+
+
+def test_a_tls_handshake_that_hangs_is_held_to_the_limit(monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="timed out"):
+            remote.post(f"https://127.0.0.1:{mute.getsockname()[1]}/", b"", 0.4, wait=0.01)
+        assert time.monotonic() - start < 2.0
+
+
+TOLD = "Bearer s3cret-token"
+
+
+def test_secret_headers_reach_their_server_alone_and_are_never_told(server, monkeypatch, capfd):
+    seen = []
+
+    def refuse(handler, request):
+        seen.append(handler.headers.get("Authorization"))
+        handler.reply(401, f"bad token {(seen[-1] or 'none').split()[-1]}".encode())
+
+    server.behave = refuse
+    origin = server.url.removesuffix("/score")
+    monkeypatch.setenv(remote.HEADERS, f"{origin} Authorization: {TOLD}\nhttp://other X-Key: abcd")
+    with pytest.raises(UserError, match=r"answered 401: bad token \*\*\*") as error:
+        RemoteReward(server.url, wait=0.01)(IMAGES, PROMPTS)
+    monkeypatch.setenv(remote.HEADERS, f"http://127.0.0.1:1 Authorization: {TOLD}")
+    with pytest.raises(UserError, match="bad token none"):
+        RemoteReward(server.url, wait=0.01)(IMAGES, PROMPTS)
+    assert seen == [TOLD, None]
+    told = "".join(traceback.format_exception(error.value)) + "".join(capfd.readouterr())
+    assert "s3cret" not in told
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["s3cret", "http://h s3cret", "http://h X: s3\ncret", "https://h X Y: s3cret", "h X: s3"],
+)
+def test_a_malformed_secret_is_refused_untold(line, monkeypatch):
+    monkeypatch.setenv(remote.HEADERS, line)
+    with pytest.raises(UserError, match=r"line \d of DRIFT_REWARD_HEADERS is not") as error:
+        find_reward("http://h/score")
+    assert "s3" not in str(error.value) and "cret" not in str(error.value)
+
+
 @pytest.mark.parametrize("status", [400, 404, 422, 302])
 def test_a_refusal_is_not_tried_again(server, status):
     def refuse(handler, request):
@@ -212,6 +339,20 @@ def test_what_is_no_url_is_refused_without_asking(url):
         find_reward(url)
 
 
-def test_a_password_would_be_written_down():
-    with pytest.raises(UserError, match="password"):
-        find_reward("http://me:secret@host/")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:s3cret@host/",
+        "https://s3cret@host/",
+        "http://host/score?token=s3cret",
+        "http://host/score?model=a&api_key=s3cret",
+    ],
+)
+def test_a_secret_in_a_url_would_be_written_down(url):
+    with pytest.raises(UserError, match=r"^reward: .*refused.*written into the run") as error:
+        find_reward(url)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_query_without_a_secret_is_fine(server):
+    assert load_reward(f"{server.url}?model=small&author=me")(IMAGES[:1], ["a fox"]).tolist() == [5]

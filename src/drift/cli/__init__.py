@@ -9,7 +9,10 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import traceback
+
+from tqdm import tqdm
 
 from drift.cli import arguments, commands
 from drift.cli.signals import end_with_parent, handled
@@ -112,6 +115,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
+    # tqdm's own lock starts a process that looks for its libraries in the current folder first.
+    tqdm.set_lock(threading.RLock())
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision; we do not
     end_with_parent()
     try:

@@ -45,6 +45,12 @@ def _overrides(p: argparse.ArgumentParser) -> None:
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=summary)
 
 
+def _allow_code(p: argparse.ArgumentParser) -> None:
+    summary = "run code (a reward module:function) that only a run's config.yaml names; read it "
+    summary += "first. Code that ran here before needs no leave"
+    p.add_argument("--allow-code", action="store_true", help=summary)
+
+
 def demo(p: argparse.ArgumentParser) -> None:
     _overrides(p)
     p.add_argument("--out", type=Path, help="folder; default runs/demo-<date>-<time>")
@@ -55,6 +61,7 @@ def train(p: argparse.ArgumentParser) -> None:
     _overrides(p)
     p.add_argument("--resume", action="store_true", help="go on where the run in `output` stopped")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    _allow_code(p)
 
 
 def fetch(p: argparse.ArgumentParser) -> None:
@@ -66,6 +73,7 @@ def fetch(p: argparse.ArgumentParser) -> None:
 def doctor(p: argparse.ArgumentParser) -> None:
     p.add_argument("recipe", help="as for train")
     _overrides(p)
+    _allow_code(p)
 
 
 def evaluate(p: argparse.ArgumentParser) -> None:
@@ -79,6 +87,7 @@ def evaluate(p: argparse.ArgumentParser) -> None:
     summary = "draw anew what lies under that name with other settings, in its place"
     p.add_argument("--replace", action="store_true", help=summary)
     p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
+    _allow_code(p)
     p.add_argument(
         "--share",
         default="1/1",

@@ -5,10 +5,13 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drift.cli.arguments import EVALUATION, SAMPLER
 from drift.errors import UserError
+
+if TYPE_CHECKING:
+    from drift.config import TrainConfig
 
 OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name then has a slash
 
@@ -18,11 +21,23 @@ def _given(args: argparse.Namespace, fields: Iterable[str]) -> dict[str, Any]:
     return {field: getattr(args, field) for field in fields if hasattr(args, field)}
 
 
-def train(args: argparse.Namespace) -> None:
+def _load_recipe(args: argparse.Namespace) -> "TrainConfig":
+    """The configuration; a recipe that is a run's own config.yaml runs no code unasked."""
     from drift.recipes import load_recipe
+
+    config, recipe = load_recipe(args.recipe, args.overrides), Path(args.recipe)
+    named = any(text.startswith("reward=") for text in args.overrides)
+    if recipe.name == "config.yaml" and not args.allow_code and not named:
+        from drift.rewards import refuse_strange_code
+
+        refuse_strange_code([config.reward], recipe)
+    return config
+
+
+def train(args: argparse.Namespace) -> None:
     from drift.training.loop import train
 
-    config = load_recipe(args.recipe, args.overrides)
+    config = _load_recipe(args)
     run = train(config, resume=args.resume, progress=not args.quiet)
     print(f"wrote {run}")
 
@@ -37,10 +52,9 @@ def fetch(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
-    from drift.recipes import load_recipe
     from drift.training.doctor import examine
 
-    if not examine(load_recipe(args.recipe, args.overrides)):
+    if not examine(_load_recipe(args)):
         raise UserError("this run could not start; see above")
 
 
@@ -61,6 +75,7 @@ def evaluate(args: argparse.Namespace) -> None:
         share=share,
         name=args.name,
         overwrite=args.replace,
+        allow_code=args.allow_code,
     )
     if share.judges:
         width = shutil.get_terminal_size((100, 24)).columns

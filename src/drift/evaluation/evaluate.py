@@ -28,6 +28,7 @@ from drift.files.hub import SHIPPED
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.models import adapter_files, is_model, locate_adapter, locate_model, model_files
+from drift.rewards import refuse_strange_code
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
 from drift.training.needs import record_judges
@@ -59,6 +60,7 @@ def evaluate(
     out: Path | None = None,
     name: str = stored.DEFAULT,
     overwrite: bool = False,
+    allow_code: bool = False,
 ) -> list[Path]:
     """Evaluate runs' base models and chosen checkpoints, or plain models; returns the folders.
 
@@ -66,10 +68,12 @@ def evaluate(
     base evaluation is shared. `overrides` and `options` change fields of `evaluation`. A plain
     model's evaluation goes to `out`, default runs/<its name>. What is complete is left as it is.
     A run keeps an evaluation for each `name`; pictures of other settings under this name are an
-    error, unless they are to be replaced: `overwrite`.
+    error, unless they are to be replaced: `overwrite`. Rewards that are code which only a run names
+    are an error if it is not known here, unless `allow_code`.
     """
     stored.check_name(name)
-    opened = open_targets(targets, parse_changes(overrides, options), checkpoints, out)
+    changes = parse_changes(overrides, options)
+    opened = open_targets(targets, changes, checkpoints, out, allow_code=allow_code)
     if not overwrite:
         _keep_others(opened, name)
     jobs = plan_jobs(opened, name)
@@ -95,7 +99,12 @@ def evaluate(
 
 
 def open_targets(
-    targets: Sequence[Path], changes: dict[str, Any], checkpoints: str, out: Path | None
+    targets: Sequence[Path],
+    changes: dict[str, Any],
+    checkpoints: str,
+    out: Path | None,
+    *,
+    allow_code: bool = False,
 ) -> list[Target]:
     """What is to be judged, all by the same settings; or an error before anything is drawn."""
     if not targets:
@@ -104,6 +113,8 @@ def open_targets(
     hashes: dict[Path, str] = {}
     for path in targets:
         config, is_run = runs.open_target(path, changes), runs.is_run(path)
+        if is_run and not allow_code and "rewards" not in changes:
+            refuse_strange_code(config.judging_rewards, path)
         run = path if is_run else out or Path("runs") / (path.stem if path.is_file() else path.name)
         if run.resolve() in [other.run.resolve() for other in opened]:
             raise UserError(f"evaluate: two of these would be evaluated in {run}")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import gaierror
-from urllib.error import URLError
 
 LONGEST = 300  # characters of a reason
 SHAPES = "its weights have other shapes than its config.json says"
@@ -56,9 +55,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        inner = error.reason if isinstance(error, URLError) else None
-        below = inner if isinstance(inner, BaseException) else None
-        error = below or error.__cause__ or error.__context__
+        error = error.__cause__ or error.__context__
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What the error came from in the end."""
+    return list(_causes(error))[-1]
 
 
 @contextmanager

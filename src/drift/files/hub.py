@@ -3,23 +3,20 @@
 import fnmatch
 import hashlib
 import os
-import shutil
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from filelock import FileLock
 
 from drift.errors import UserError
+from drift.files.connection import name_of, refuse_credentials
+from drift.files.downloads import download, largest, unpack
 from drift.files.foreign import hub_reason
 
 SHIPPED = Path(str(files("drift"))) / "menagerie" / "weights"
-TIMEOUT = 60  # seconds without a byte before a download is given up
 FILES = (".safetensors", ".ckpt", ".bin")  # "models/v1-5.safetensors" is no hub id
 # What loaders read; else a folder may hold pictures, a README, a repository's own files.
 SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tar", ".json", ".txt"}
@@ -33,6 +30,7 @@ class Weights:
     files: tuple[str, ...] = ()  # needed of a repository or archive, as glob patterns; empty: all
     size: str = ""  # of what is needed, "3.9 GB"
     licence: str = ""
+    sha256: str = ""  # of the file at a URL, where it is published
 
     def __str__(self) -> str:
         told = [", ".join(self.files), self.size, self.licence and f"licence {self.licence}"]
@@ -114,7 +112,7 @@ def find(weights: Weights) -> Path | None:
     if here is not None:
         return here
     if is_url(weights.repo):
-        _, target = _places(weights.repo)
+        _, target = _places(weights.repo, "weights")
         return target if target.exists() else None
     if not is_hub_id(weights.repo):
         return None
@@ -192,73 +190,33 @@ def _from_hub(weights: Weights, field: str) -> Path:
     return folder
 
 
-def _places(url: str) -> tuple[Path, Path]:
+def _places(url: str, field: str) -> tuple[Path, Path]:
     """In our own cache: where `url` is downloaded to, and what it is in the end.
 
     The two differ for an archive, which ends as the folder that it was unpacked to. Files of one
     name from different addresses lie in folders of their own.
     """
+    refuse_credentials(url, field=field)
     address = hashlib.sha256(url.encode()).hexdigest()[:12]
-    file = cache_folder() / "downloads" / address / url.rpartition("/")[2]
+    file = cache_folder() / "downloads" / address / name_of(url, field=field)
     return file, file.with_suffix("") if file.suffix == ".zip" else file
 
 
 def _from_url(weights: Weights, field: str) -> Path:
     """The downloaded file, or the folder an archive was unpacked to."""
-    file, target = _places(weights.repo)
+    file, target = _places(weights.repo, field)
     if target.exists():
         return target
     if offline() and not file.exists():
         raise missing(weights, field, "HF_HUB_OFFLINE is set")
     try:
-        if not file.exists():
-            download(weights.repo, file)
-        if target != file:
-            _unpack(file, target)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise missing(weights, field, error) from error
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file.parent}.lock"):  # a second process waits, and then has it
+            if not file.exists() and not target.exists():
+                limit = largest(weights.size)
+                download(weights.repo, file, limit=limit, sha256=weights.sha256)
+            if not target.exists():
+                unpack(file, target)
+    except OSError as error:
+        raise missing(weights, field, error.strerror or str(error)) from error
     return target
-
-
-def download(url: str, file: Path) -> None:
-    """Fetch `url` to `file`, going on where an interrupted download stopped."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    done = partial.stat().st_size if partial.exists() else 0
-    try:
-        _append(url, partial, done)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not done:  # 416: there is nothing from that byte on
-            raise
-        if error.headers.get("Content-Range") != f"bytes */{done}":  # nor was it the last byte
-            _append(url, partial, 0)
-    partial.replace(file)
-
-
-def _append(url: str, partial: Path, done: int) -> None:
-    """Fetch `url` from byte `done` on, which is as much as `partial` has, or all of it anew."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        done = done if answer.status == 206 else 0  # 200: the server begins anew
-        total = done + int(answer.headers.get("Content-Length", 0))
-        name = partial.name.removesuffix(".partial")
-        bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name)
-        with partial.open("ab" if done else "wb") as out, bar:
-            while chunk := answer.read(1 << 20):
-                out.write(chunk)
-                bar.update(len(chunk))
-    if total and partial.stat().st_size != total:
-        raise OSError(f"the connection ended at {partial.stat().st_size} of {total} bytes")
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack a .zip to the folder `target`, all or nothing, and drop the archive."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with zipfile.ZipFile(archive) as content:
-        for name in content.namelist():
-            if not (partial / name).resolve().is_relative_to(partial.resolve()):
-                raise OSError(f"{archive} holds a path outside itself: {name}")
-        content.extractall(partial)
-    partial.rename(target)
-    archive.unlink()

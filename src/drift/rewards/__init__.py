@@ -9,6 +9,7 @@ each prompt: its fields, given at loading.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 from drift.errors import UserError
@@ -72,6 +73,16 @@ def check_rewards(names: Sequence[str]) -> None:
     """Refuse malformed and unknown names without loading anything."""
     for term in list_terms(names):
         find_reward(term)
+
+
+def refuse_strange_code(names: Sequence[str], source: Path) -> None:
+    """Refuse functions that only the run or file `source` names, if their code is not known here.
+
+    Known is what ran before at a person's wish (`drift.files.trust`).
+    """
+    for term in list_terms(names):
+        if find_part(term) is None and not is_url(term) and custom.IMPORT_PATH.fullmatch(term):
+            custom.refuse_strange(term, source)
 
 
 def list_terms(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,6 @@ searched last so that a `types.py` in it shadows nothing.
 """
 
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -31,7 +30,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.files.trust import is_known, remember
 from drift.types import Fields, Reward
 
 IMPORT_PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
@@ -124,33 +126,69 @@ def _with_metadata(function: Callable[..., Scores]) -> Callable[..., Scores]:
     return lambda images, prompts, metadata: function(images, prompts)
 
 
-def module_exists(name: str) -> bool:
-    """Whether the import path's module can be found; does not run it (but the package around)."""
+def code_of(name: str) -> list[Path] | None:
+    """The files that importing the import path's module would run; None if it cannot be found.
+
+    Its own is the last, the packages around it come before. Nothing is run to find them.
+    """
     here = os.getcwd()
     if here not in sys.path:  # console scripts do not have it there
         sys.path.append(here)
     importlib.invalidate_caches()
-    module = name.partition(":")[0]
-    try:  # a script's own functions are in "__main__", which has no spec
-        return module in sys.modules or importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
-        return False
+    files, path, whole = list[Path](), None, ""
+    for part in name.partition(":")[0].split("."):
+        whole = f"{whole}.{part}".removeprefix(".")
+        spec = _find_spec(whole, path)
+        if spec and spec.origin:
+            files += [Path(spec.origin)] if Path(spec.origin).is_file() else []
+            path = list(spec.submodule_search_locations or ())
+        else:  # a folder without __init__.py, of which nothing is run
+            path = [f"{above}/{part}" for above in (sys.path if path is None else path)]
+            path = [place for place in path if Path(place).is_dir()]
+            if not path:
+                return None
+    return files
+
+
+def _find_spec(module: str, path: list[str] | None) -> ModuleSpec | None:
+    """As importlib does, but without importing the package around."""
+    with suppress(KeyError):  # the parent of a package without __init__.py is not imported
+        for finder in sys.meta_path:
+            if found := finder.find_spec(module, path):
+                return found
+    return None
+
+
+def module_exists(name: str) -> bool:
+    """Whether the import path's module can be found; does not run it."""
+    # A script's own functions are in "__main__", which cannot.
+    return name.partition(":")[0] in sys.modules or code_of(name) is not None
 
 
 def source_file(name: str) -> Path | None:
     """The file of the import path's module, if it has one."""
-    if not module_exists(name):
-        return None
-    module = name.partition(":")[0]
-    loaded = sys.modules.get(module)
-    spec = None if loaded else importlib.util.find_spec(module)
-    file = Path(getattr(loaded, "__file__", None) or (spec and spec.origin) or "")
-    return file if file.is_file() else None
+    loaded = sys.modules.get(name.partition(":")[0])
+    files = [Path(getattr(loaded, "__file__", None) or "")] if loaded else code_of(name)
+    return files[-1] if files and files[-1].is_file() else None
+
+
+def refuse_strange(name: str, source: Path) -> None:
+    """Refuse a function that only `source` names, unless its code is known here."""
+    module, files = name.partition(":")[0], code_of(name)
+    if module == "__main__" or files is None or is_known(module, files):
+        return  # the program that runs already; or there is none, which is told elsewhere
+    told = f"{source} names '{name}', which would run {files[-1] if files else module}"
+    raise UserError(
+        f"reward: {told}, code that has not run here before; if you trust it, give --allow-code"
+    )
 
 
 def load(name: str, device: str, fields: Fields) -> Reward:
     """The function or object at the import path; `device` is its own affair."""
     module_name, _, attribute = name.partition(":")
+    files = code_of(name) or []
+    if files and module_name not in sys.modules:
+        remember(module_name, files)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a person's module does

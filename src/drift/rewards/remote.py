@@ -14,18 +14,22 @@ the same one in this process by what half a grey level does to it; pictures unde
 so that a server that is down or speaks otherwise is found before anything is sampled.
 
 No connection, a timeout and 5xx are tried again, `ATTEMPTS` times in all, with waits that double;
-4xx says that the request is wrong and is not. `examples/reward_server.py` is the other side.
+4xx says that the request is wrong and is not. `TIMEOUT` holds for a request as a whole, however its
+answer drips; redirects are not followed, and an answer is small. What a server wants to know its
+clients by stands in the environment, and goes to that address alone:
+
+    DRIFT_REWARD_HEADERS='https://scores.example.org Authorization: Bearer abc'   # one a line
+
+`examples/reward_server.py` is the other side.
 """
 
 import base64
-import http.client
 import io
 import json
+import os
+import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +40,7 @@ from PIL import Image
 from torch import Tensor
 
 from drift.errors import UserError
+from drift.files.connection import Connection, refuse_credentials
 from drift.pixels import to_pixels
 from drift.types import Fields
 
@@ -47,17 +52,15 @@ LONGEST = 1 << 20  # bytes of an answer
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would arrive as a GET, without its images."""
-
-    def redirect_request(self, *args, **kwargs) -> None:
-        return None
-
-
-OPENER = urllib.request.build_opener(_NoRedirect)
+HEADERS = "DRIFT_REWARD_HEADERS"
+# ORIGIN NAME: VALUE, a name and a value as HTTP allows them
+HEADER = re.compile(r"(https?://[^\s/?#@]+)/? +([\w!#$%&'*+.^`|~-]+): *([\x21-\x7e][\x20-\x7e]*)")
+SHORTEST = 4  # characters of a word that may be a secret
 
 
 def check_url(url: str) -> None:
+    """Refuse what is no URL, or has a secret in it."""
+    refuse_credentials(url, field="reward")
     try:
         parts = urlsplit(url)
         complete = bool(parts.hostname) and parts.port != 0
@@ -65,8 +68,30 @@ def check_url(url: str) -> None:
         complete = False
     if not complete or " " in url or not url.isascii():
         raise UserError(f"reward: '{url}' is not a URL: write http://host:port/path")
-    if "@" in parts.netloc:
-        raise UserError("reward: a URL's password would be written into the run's files")
+    secret_headers(url)
+
+
+def secret_headers(url: str) -> dict[str, str]:
+    """The headers that the environment has for the server at `url`, and for no other."""
+    headers: dict[str, str] = {}
+    for number, line in enumerate(os.environ.get(HEADERS, "").splitlines(), 1):
+        found = HEADER.fullmatch(line.strip())
+        if found is None and line.strip():  # its text may be the secret
+            told = f"line {number} of {HEADERS} is not 'https://host:port NAME: VALUE'"
+            raise UserError(f"reward: {told}")
+        if found and _origin(found[1]) == _origin(url):
+            headers[found[2]] = found[3]
+    return headers
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        usual = {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, parts.hostname, parts.port or usual
+    except ValueError as error:
+        raise UserError(f"reward: an address in {HEADERS} has no such port") from error
 
 
 def to_png(image: Float[Tensor, "3 H W"]) -> bytes:
@@ -75,32 +100,27 @@ def to_png(image: Float[Tensor, "3 H W"]) -> bytes:
     return file.getvalue()
 
 
-def _first_line(text: object) -> str:
-    return (str(text).strip().splitlines() or ["no reason given"])[0][:200]
+def _first_line(text: object, url: str) -> str:
+    """Of what went wrong, without the secrets that the server may have sent back."""
+    line = (str(text).strip().splitlines() or ["no reason given"])[0]
+    for value in secret_headers(url).values():
+        for word in (value, *value.split()):
+            line = line.replace(word, "***") if len(word) >= SHORTEST else line
+    return line[:200]
 
 
-def _read(answer: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The body; a server that drips it is held to the deadline as well."""
-    body, length = b"", answer.length  # None: to the end; read1 does not count for itself
-    while length is None or len(body) < length:
-        part = answer.read1(1 << 16)
-        if not part:
-            if length is None:
+def _exchange(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
+    """Status and body of the answer to one POST, all of it within `timeout` seconds."""
+    deadline, content = time.monotonic() + timeout, b""
+    headers = {"Content-Type": "application/json"} | secret_headers(url)
+    with Connection() as connection:
+        answer = connection.ask("POST", url, seconds=timeout, headers=headers, body=body)
+        while missing := LONGEST + 1 - len(content):
+            part = connection.read(answer, missing, seconds=deadline - time.monotonic())
+            content += part
+            if not part:
                 break
-            raise http.client.IncompleteRead(body, length - len(body))
-        body += part
-        if time.monotonic() > deadline:
-            raise TimeoutError("timed out")
-        if len(body) > LONGEST:
-            raise UserError(f"reward: {answer.url} sent over {LONGEST} bytes")
-    return body
-
-
-def _body_of(error: urllib.error.HTTPError) -> str:
-    """What the server says of its error, if that can be read."""
-    with error, suppress(OSError, http.client.HTTPException):
-        return _first_line(error.read(1000).decode(errors="replace"))
-    return "no reason given"
+    return answer.status_code, content
 
 
 def post(url: str, body: bytes, timeout: float, wait: float) -> bytes:
@@ -109,18 +129,19 @@ def post(url: str, body: bytes, timeout: float, wait: float) -> bytes:
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        deadline = time.monotonic() + timeout
         try:
-            with OPENER.open(request, timeout=timeout) as answer:
-                return _read(answer, deadline)
-        except urllib.error.HTTPError as error:  # an answer, though not 2xx
-            reason = f"answered {error.code}: {_body_of(error)}"
-            if error.code < 500:
-                raise UserError(f"reward: {url} {reason}") from error
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-            told = getattr(error, "reason", None) or str(error) or type(error).__name__
-            reason = f"could not be asked: {_first_line(told)}"
+            status, content = _exchange(url, body, timeout)
+        except OSError as error:  # timeouts are OSErrors
+            told = error.strerror or str(error) or type(error).__name__
+            reason = f"could not be asked: {_first_line(told, url)}"
+            continue
+        if 200 <= status < 300:
+            if len(content) > LONGEST:
+                raise UserError(f"reward: {url} sent over {LONGEST} bytes")
+            return content
+        reason = f"answered {status}: {_first_line(content[:1000].decode(errors='replace'), url)}"
+        if status < 500:
+            raise UserError(f"reward: {url} {reason}")
     raise UserError(f"reward: {url} {reason} ({ATTEMPTS} attempts of up to {timeout:g} s)")
 
 
@@ -129,7 +150,7 @@ def read_scores(url: str, body: bytes, prompts: Sequence[str]) -> list[float]:
     try:
         scores = json.loads(body)["scores"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        told = _first_line(body[:80].decode(errors="replace"))
+        told = _first_line(body[:80].decode(errors="replace"), url)
         raise UserError(f'reward: {url} did not answer {{"scores": [...]}} but: {told}') from error
     if not isinstance(scores, list) or len(scores) != len(prompts):
         found = len(scores) if isinstance(scores, list) else "no list of"

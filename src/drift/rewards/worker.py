@@ -14,8 +14,8 @@ import signal
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -30,6 +30,8 @@ from drift.errors import UserError
 from drift.rewards import NO_FIELDS, load_rewards
 from drift.rewards.checks import check_scores
 from drift.types import Fields, Reward
+
+SAFE_PATH = "PYTHONSAFEPATH"
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
@@ -51,6 +53,7 @@ def _end_with_parent() -> None:
 
 def _serve(pipe, names: list[str], device: str, threads: int, fields: Fields) -> None:
     """The worker: load, say which rewards are per group, then score until nobody asks."""
+    os.environ.pop(SAFE_PATH, None)  # what a reward starts is its own affair
     os.setsid()  # a group of its own; Ctrl-C in the terminal is the other process's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaks
@@ -71,6 +74,19 @@ def _serve(pipe, names: list[str], device: str, threads: int, fields: Fields) ->
 
 def _score(reward: Reward, images: Float[Tensor, "N 3 H W"], prompts: list[str]):
     return check_scores(reward(images, prompts), prompts).cpu().numpy()
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python that starts meanwhile does not look for its libraries in the current folder."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(SAFE_PATH)
+        if before is not None:
+            os.environ[SAFE_PATH] = before
 
 
 def _kill(process) -> None:
@@ -99,7 +115,8 @@ class Worker:
         threads = threads or torch.get_num_threads()
         arguments = (theirs, self.names, device, threads, dict(fields))
         self.process = context.Process(target=_serve, args=arguments, daemon=True)
-        self.process.start()
+        with _safe_path():
+            self.process.start()
         theirs.close()  # so that the pipe ends with the worker
         self.end = weakref.finalize(self, _kill, self.process)
         self.per_group: dict[str, bool] = self._answer(None, loading)

@@ -58,7 +58,8 @@ def judge_all(
 
 def _start(log: Path, arguments: list[str]) -> subprocess.Popen:
     with log.open("w") as out:
-        command = [sys.executable, "-m", "drift", *arguments]
+        # -P: a yaml.py in the current folder is no library.
+        command = [sys.executable, "-P", "-m", "drift", *arguments]
         watched = os.environ | {"DRIFT_PARENT": str(os.getpid())}  # it ends with this process
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=watched)
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from drift.errors import UserError
+from drift.files.connection import without_credentials
 
 METRICS, LIVE, ERROR = "metrics.jsonl", "live.jsonl", "error.txt"
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
@@ -34,7 +35,7 @@ def environment() -> dict[str, Any]:
         check=False,
     )
     return {
-        "command": " ".join(sys.argv),
+        "command": without_credentials(" ".join(sys.argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
