@@ -29,6 +29,7 @@ Amount = Annotated[int, NUMBER, Field(ge=0, le=MANY)]  # where 0 has a meaning o
 Count = Annotated[int, NUMBER, Field(ge=1, le=MANY)]
 Several = Annotated[int, NUMBER, Field(ge=2, le=MANY)]  # diversity and advantages compare
 Steps = Annotated[int, NUMBER, Field(ge=1, le=1_000)]  # models know 1,000 noise levels
+Repeats = Annotated[int, NUMBER, Field(ge=1, le=1_000)]  # of whole runs
 Threads = Annotated[int, NUMBER, Field(ge=0, le=1_024)]
 Rank = Annotated[int, NUMBER, Field(ge=1, le=4_096)]
 Pixels = Annotated[int, NUMBER, Field(ge=0, le=16_384, multiple_of=8)]

@@ -62,7 +62,6 @@ FORMULAS = [
     "-2+3",
     "@SUM(A1)",
     "\t=1",
-    "\r=1",
     " =1",
     '=HYPERLINK("http://x")',
     "\n=1",
@@ -74,6 +73,7 @@ def test_no_cell_of_a_csv_is_a_formula_and_numbers_stay_numbers():
     read = list(csv.reader(io.StringIO(write_csv(rows), newline="")))
     assert [row[0] for row in read] == [f"'{text}" for text in FORMULAS]
     assert {tuple(row[1:]) for row in read} == {("-0.3", "", "1e-30")}
+    assert write_csv([["\r=1", "a\rb"]]) == "' =1,a b\n"
     assert write_csv([["a=b", "–", "−5", "a, b", ""]]) == 'a=b,–,−5,"a, b",\n'
     table = Table("t", "", ["=x", "n"], [["=cmd|' /C calc'!A0", Cell(-0.3, aside="=y")]])
     header, row = csv.reader(to_csv(table).splitlines())

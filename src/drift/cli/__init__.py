@@ -8,9 +8,10 @@ import argparse
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from drift.cli import arguments, commands
-from drift.errors import UserError
+from drift.errors import UserError, one_line
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 
@@ -75,10 +76,16 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """In one line, as every error; argparse would print the usage as well."""
+        self.exit(2, f"drift: error: {one_line(message)} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     from drift import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="drift",
         description="RL fine-tuning of text-to-image diffusion models without diversity collapse.",
     )
