@@ -38,6 +38,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch)
     (tmp_path / "file").write_text("")
     assert "output" in refused(capsys, "train", "menagerie", "output=file/run")
     assert "nowhere" in refused(capsys, "evaluate", "nowhere", "prompts=animals")
+    assert "RUN|MODEL: 'aaa" in refused(capsys, "evaluate", "a" * 300)
     assert "at least one run or model" in refused(capsys, "evaluate", "seed=1")
     assert "share: '3/2' is not R/N" in refused(capsys, "evaluate", "x", "--share", "3/2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "file"]
@@ -109,3 +110,29 @@ def test_the_module_is_the_command():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("drift: error: there is no recipe")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["generate", "x", "--prompt", "p", "--count", "0"], "argument --count: '0' is refused"),
+        (["generate", "x", "--prompt", "p", "--seed", "-1"], "argument --seed: '-1' is refused"),
+        (["generate", "x", "--prompt", "p", "--count", "9" * 9_000], "argument --count: '999"),
+        (["compare", "x", "--page-size", "nan"], "argument --page-size: 'nan' is refused"),
+        (["compare", "x", "--out", "a" * 300], "argument --out: 'aaa"),
+        (["compare", "~no-such-user/x"], "argument RUN: '~no-such-user/x' is refused"),
+        (["reproduce", "table1", "--jobs", "0"], "argument --jobs: '0' is refused"),
+        (["pretrain", "clip", "--scale", "inf"], "argument --scale: 'inf' is refused"),
+        (["reproduce", "table1", "--seeds", "1000000"], "argument --seeds: '1000000' is"),
+        (["train", "smoke", "--bogus"], "unrecognized arguments: --bogus (see drift --help)"),
+        (["nope"], "argument COMMAND: invalid choice: 'nope'"),
+        ([], "the following arguments are required: COMMAND (see drift --help)"),
+    ],
+)
+def test_what_an_option_does_not_take_is_one_line(arguments, told, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert done.value.code == 2 and not out
+    assert err.startswith(f"drift: error: {told}") and err.count("\n") == 1
+    assert len(err) < 1_000

@@ -213,9 +213,9 @@ def test_every_slot_can_be_switched_by_its_kind():
     [
         (
             ["method=grpo-kl", "method.regulariser.weight=-0.1"],
-            "method.regulariser.kl: weight (beta) must not be negative, got -0.1",
+            "method.regulariser.kl.weight: -0.1 is refused: at least 0",
         ),
-        (["method=ddpo", "sampling.eta=0"], "sampling: eta must lie in (0, 1], got 0.0"),
+        (["method=ddpo", "sampling.eta=0"], "sampling.eta: 0 is refused: at least 1e-06"),
         (
             ["method.conditioning.tau1=0.9", "method.conditioning.tau2=0.4"],
             "method.conditioning.noised: tau1 (0.9) must be below tau2 (0.4)",
@@ -239,11 +239,11 @@ def test_every_slot_can_be_switched_by_its_kind():
         ),
         (
             ["method.shaping.weight=-1"],
-            "method.shaping.diversity: weight (lambda) must not be negative, got -1.0",
+            "method.shaping.diversity.weight: -1 is refused: at least 0",
         ),
         (
             ["method.shaping.upper=0"],
-            "method.shaping.diversity: upper (sigma) must be positive, got 0.0",
+            "method.shaping.diversity.upper: 0 is refused: at least 1e-12",
         ),
         (
             ["optimizer.updates_per_epoch=3"],
@@ -298,22 +298,22 @@ def test_the_policys_own_features_shape_where_others_judge():
         ("epochs=0", "epochs"),
         ("sampling=3", "sampling"),
         ("sampling.group_size=30", "group_size (30) is larger than pool_size (20)"),
-        ("sampling.group_size=1", "group_size must be at least 2"),
-        ("sampling.eta=0", "eta must lie in (0, 1]"),
-        ("optimizer.learning_rate=-1", "learning_rate must be positive"),
+        ("sampling.group_size=1", "sampling.group_size: 1 is refused: at least 2"),
+        ("sampling.eta=0", "sampling.eta: 0 is refused: at least"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate: -1 is refused: at least"),
         ("optimizer.updates_per_epoch=7", "updates_per_epoch (7)"),
         ("method=foo", "there is no 'foo'; known are ddpo,"),
         ("method.conditioning.tau1=2", "tau1 (2.0) must be below tau2"),
         ("method.shaping.typo=1", "method.shaping.diversity.typo"),
         ("method.selection.kind=best", "'concentrated'"),
-        ("live.every=-1", "live: every: -1 is refused: not negative"),
-        ("live.alarm_share=1", "live: alarm_share: 1.0 is refused: in [0, 1)"),
-        ("live.images_per_prompt=1", "live: images_per_prompt: 1 is refused: diversity compares"),
-        ("live.prompts_count=0", "live: prompts_count: 0 is refused: at least 1"),
+        ("live.every=-1", "live.every: -1 is refused: at least 0"),
+        ("live.alarm_share=1", "live.alarm_share: 1 is refused: less than 1"),
+        ("live.images_per_prompt=1", "live.images_per_prompt: 1 is refused: at least 2"),
+        ("live.prompts_count=0", "live.prompts_count: 0 is refused: at least 1"),
         ("live.on_alarm=scream", "live.on_alarm: Input should be 'warn' or 'stop'"),
         ("live.keep=best", "live.keep: Input should be 'all' or 'pareto'"),
         ("live.typo=1", "live.typo"),
-        ("evaluation.eta=1.5", "evaluation: eta: 1.5 is refused: in [0, 1]"),
+        ("evaluation.eta=1.5", "evaluation.eta: 1.5 is refused: at most 1"),
         ("parts.typo={}", "there is no part 'typo'"),
         ("epochs", "is not an override"),
     ],
@@ -344,7 +344,7 @@ def test_a_workers_limits_are_seconds():
     assert load_recipe("menagerie", []).reward_worker.timeout == 0
     assert load_recipe("menagerie", ["reward_worker.timeout=30"]).reward_worker.timeout == 30
     for bad in ("timeout=-1", "timeout=.inf", "timeout=.nan", "loading=0", "threads=-1"):
-        with pytest.raises(UserError, match=f"reward_worker: .*{bad.partition('=')[0]}"):
+        with pytest.raises(UserError, match=f"reward_worker.{bad.partition('=')[0]}: "):
             load_recipe("menagerie", [f"reward_worker.{bad}"])
 
 

@@ -13,7 +13,10 @@ import re
 
 from drift.errors import refuse
 
-TERM = re.compile(r"(?:(?P<weight>-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?) *\* *)?(?P<name>[^*]+)")
+# No digit can be read in two ways, so that no text takes longer than it is long.
+TERM = re.compile(
+    r"(?:(?P<weight>-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE]-?\d+)?) *\* *)?(?P<name>[^*]+)", re.ASCII
+)
 
 
 def parse(text: str) -> dict[str, float]:

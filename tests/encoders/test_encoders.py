@@ -1,5 +1,7 @@
 """The dict of encoders, and how a name finds its weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -66,3 +68,34 @@ def test_the_menageries_autoencoder_tells_pictures_apart():
     assert features.shape == (4, 24 * 8 * 8)
     distance = torch.cdist(features, features).square()
     assert distance[0, 1] > 10 * distance[0, 2]  # another picture; the same one with noise
+
+
+def no_models(folder: Path) -> list[Path]:
+    """Files and folders that hold no encoder, each in its own way."""
+    from safetensors.torch import save_file
+
+    text, empty, broken = (folder / name for name in ("a.txt", "empty.pt", "b.safetensors"))
+    text.write_text("no model")
+    empty.touch()
+    broken.write_bytes(b"\xff" * 64)
+    save_file({"x": torch.zeros(2)}, folder / "other.safetensors")
+    scalars = {"patch_embed.proj.weight": torch.zeros(2), "pos_embed": torch.zeros(1)}
+    save_file(scalars, folder / "scalars.safetensors")
+    torch.save({1: torch.zeros(2), "state_dict": 3}, folder / "odd.pt")
+    found = [text, empty, broken, *(folder / f"{n}" for n in ("other.safetensors", "odd.pt"))]
+    for number, config in enumerate(["", "[]", "{}", '{"branches": 3}', '{"branches": [3]}']):
+        inner = folder / f"folder{number}"
+        inner.mkdir()
+        (inner / "config.json").write_text(config)
+        found.append(inner)
+    return [*found, folder / "scalars.safetensors", folder]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_files_of_no_model_are_refused_in_a_line_that_names_the_encoder(name, tmp_path):
+    for path in no_models(tmp_path):
+        with pytest.raises(UserError) as refused:
+            load_encoder(f"{name}:{path}")
+        # The autoencoder's is a model, and named so.
+        field = ("encoder: ", "model.name: ") if name == "vae" else "encoder: "
+        assert str(refused.value).startswith(field) and str(refused.value).isprintable()

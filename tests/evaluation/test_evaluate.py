@@ -247,7 +247,7 @@ def test_bad_input_is_one_clear_line(judges, run, tiny_model, tmp_path):
         ({"overrides": ["steps=0"]}, "steps: 0 is refused"),
         ({"base": tmp_path}, "holds no evaluation"),
         ({"options": {"prompts_count": 4}}, r"evaluation.prompts_count: 4, but '.*txt' has 3$"),
-        ({"options": {"prompts_count": -1}}, "prompts_count: -1 is refused: not negative"),
+        ({"options": {"prompts_count": -1}}, "prompts_count: -1 is refused: at least 0"),
         ({"options": {"encoders": "nonsense"}}, "there is no 'nonsense'"),
         (
             {"options": {"images_per_prompt": 4}, "overrides": ["evaluation.images_per_prompt=4"]},

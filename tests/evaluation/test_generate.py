@@ -117,7 +117,7 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path):
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "different"),
         ({"seeds": [-1]}, "negative"),
-        ({"eta": 1.5}, "eta: 1.5 is refused: in"),
+        ({"eta": 1.5}, "eta: 1.5 is refused: at most 1"),
         ({"height": 64}, "set both, or none"),
         ({"steps": 0}, "steps: 0 is refused: at least 1"),
     ]:

@@ -338,20 +338,20 @@ def test_the_steps_that_are_trained_on():
     [
         (NoisedPrompt, {"tau1": 0.9, "tau2": 0.4}, r"tau1 \(0.9\) must be below tau2 \(0.4\)"),
         (NoisedPrompt, {"tau1": 1.0}, r"tau1 \(1.0\) must be below tau2 \(1.0\)"),
-        (NoisedPrompt, {"scale": -0.1}, "scale must not be negative, got -0.1"),
-        (NoisedPrompt, {"mix": 1.5}, r"mix \(psi\) must lie in \[0, 1\], got 1.5"),
-        (DiversityShaping, {"weight": -1.0}, r"weight \(lambda\) must not be negative, got -1.0"),
-        (DiversityShaping, {"upper": 0.0}, r"upper \(sigma\) must be positive, got 0.0"),
+        (NoisedPrompt, {"scale": -0.1}, "scale\n.*greater than or equal to 0 "),
+        (NoisedPrompt, {"mix": 1.5}, "mix\n.*less than or equal to 1 "),
+        (DiversityShaping, {"weight": -1.0}, "weight\n.*greater than or equal to 0 "),
+        (DiversityShaping, {"upper": 0.0}, "upper\n.*greater than or equal to "),
         (BufferedAdvantage, {"min_count": 17}, r"min_count \(17\) must lie in \[2, buffer_size"),
-        (BufferedAdvantage, {"min_count": 1}, r"min_count \(1\) must lie in \[2, buffer_size"),
-        (ClippedSurrogate, {"clip_range": 0.0}, r"clip_range must lie in \(0, 1\), got 0.0"),
-        (ClippedSurrogate, {"clip_range": 1.0}, r"clip_range must lie in \(0, 1\), got 1.0"),
-        (ReferenceKL, {"weight": -0.001}, r"weight \(beta\) must not be negative, got -0.001"),
-        (FirstSteps, {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0.0"),
-        (RandomSteps, {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0.0"),
-        (RandomSteps, {"fraction": 1.1}, r"fraction must lie in \(0, 1\], got 1.1"),
-        (WindowSteps, {"size": 0}, "size and every must be at least 1"),
-        (WindowSteps, {"every": 0}, "size and every must be at least 1"),
+        (BufferedAdvantage, {"min_count": 1}, "min_count\n.*greater than or equal to 2 "),
+        (ClippedSurrogate, {"clip_range": 0.0}, "clip_range\n.*greater than or equal to "),
+        (ClippedSurrogate, {"clip_range": 1.0}, "clip_range\n.*less than 1 "),
+        (ReferenceKL, {"weight": -0.001}, "weight\n.*greater than or equal to 0 "),
+        (FirstSteps, {"fraction": 0.0}, "fraction\n.*greater than or equal to "),
+        (RandomSteps, {"fraction": 0.0}, "fraction\n.*greater than or equal to "),
+        (RandomSteps, {"fraction": 1.1}, "fraction\n.*less than or equal to 1 "),
+        (WindowSteps, {"size": 0}, "size\n.*greater than or equal to 1 "),
+        (WindowSteps, {"every": 0}, "every\n.*greater than or equal to 1 "),
     ],
 )
 def test_impossible_parts_are_refused_by_field_and_value(part, fields, message):
@@ -398,6 +398,6 @@ def test_given_weights_keep_their_ratios_and_have_mean_1_where_noise_is_drawn():
 def test_given_weights_of_another_number_of_steps_are_refused():
     with pytest.raises(UserError, match="method.weighting.weights: 2 weights for 4 steps"):
         GivenWeights((1.0, 1.0))(schedule_of([0.04, 0.16, 0.36, 0.64], 1.0), 1.0)
-    for wrong in ((), (1.0, -1.0), (0.0, 0.0)):
-        with pytest.raises(ValueError, match="not negative, and not all 0"):
+    for wrong, told in (((), "not all 0"), ((1.0, -1.0), "equal to 0"), ((0.0, 0.0), "not all 0")):
+        with pytest.raises(ValueError, match=told):
             GivenWeights(wrong)

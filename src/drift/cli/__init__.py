@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 import traceback
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from drift.cli import arguments, commands
 from drift.cli.signals import end_with_parent, handled
-from drift.errors import UserError
+from drift.errors import UserError, one_line
 
 GO_ON = {
     "train": "; go on with --resume",
@@ -79,10 +80,16 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """In one line, as every error; argparse would print the usage as well."""
+        self.exit(2, f"drift: error: {one_line(message)} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     from drift import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="drift",
         description="RL fine-tuning of text-to-image diffusion models without diversity collapse.",
     )

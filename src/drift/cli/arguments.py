@@ -2,7 +2,36 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from drift.ranges import Amount, Count, Name, Positive, Repeats, Seed
+
+
+def _of(kind: Any) -> Callable[[str], Any]:
+    """A type of options with the range of a configuration's fields."""
+    adapter = TypeAdapter(kind)
+
+    def parse(text: str) -> Any:
+        try:
+            return adapter.validate_python(text)
+        except ValidationError as error:
+            told = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise argparse.ArgumentTypeError(f"{text!r:.60} is refused: {told}") from error
+
+    return parse
+
+
+count, amount, seed, repeats = map(_of, (Count, Amount, Seed, Repeats))
+positive, name = map(_of, (Positive, Name))
+
+
+def path(text: str) -> Path:
+    return Path(name(text))
+
 
 # Options of `drift evaluate` that are fields of `evaluation`: type, placeholder, meaning.
 EVALUATION = {
@@ -53,7 +82,7 @@ def _allow_code(p: argparse.ArgumentParser) -> None:
 
 def demo(p: argparse.ArgumentParser) -> None:
     _overrides(p)
-    p.add_argument("--out", type=Path, help="folder; default runs/demo-<date>-<time>")
+    p.add_argument("--out", type=path, help="folder; default runs/demo-<date>-<time>")
 
 
 def train(p: argparse.ArgumentParser) -> None:
@@ -86,7 +115,7 @@ def evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--name", default="default", help=summary)
     summary = "draw anew what lies under that name with other settings, in its place"
     p.add_argument("--replace", action="store_true", help=summary)
-    p.add_argument("--base", type=Path, help="a run or evaluation whose base model's is shared")
+    p.add_argument("--base", type=path, help="a run or evaluation whose base model's is shared")
     _allow_code(p)
     p.add_argument(
         "--share",
@@ -100,42 +129,44 @@ def evaluate(p: argparse.ArgumentParser) -> None:
 
 def measure(p: argparse.ArgumentParser) -> None:
     summary = "with PNG, JPEG or WebP pictures, in a subfolder for each prompt or as one set"
-    p.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=summary)
+    p.add_argument("folders", type=path, nargs="+", metavar="FOLDER", help=summary)
     summary = "NAME or NAME:WEIGHTS of docs/encoders.md. The default is shipped, and was trained "
     summary += "on the Menagerie's drawings: for others take dreamsim, clip or dinov2"
     p.add_argument("--encoder", default="dreamsim-tiny", metavar="NAME[,NAME]", help=summary)
     summary = "of recall and precision (10 neighbours), which are not told without it"
-    p.add_argument("--reference", type=Path, metavar="FOLDER", help=summary)
+    p.add_argument("--reference", type=path, metavar="FOLDER", help=summary)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     summary = "also write all figures here, with those of every prompt; a file that is not there"
-    p.add_argument("--out", type=Path, metavar="FILE.json", help=summary)
+    p.add_argument("--out", type=path, metavar="FILE.json", help=summary)
 
 
 def compare(p: argparse.ArgumentParser) -> None:
     summary = "run folders; those that differ in their training seed alone count as one method"
-    p.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=summary)
+    p.add_argument("runs", type=path, nargs="+", metavar="RUN", help=summary)
     summary = "runs over which the others' gains and differences are told"
-    p.add_argument("--baseline", type=Path, nargs="+", default=[], metavar="RUN", help=summary)
+    p.add_argument("--baseline", type=path, nargs="+", default=[], metavar="RUN", help=summary)
     p.add_argument("--name", default="default", help="of the evaluations to compare")
     summary = "also draw figures as SVG and PDF; needs matplotlib: the extra 'figures'"
     p.add_argument("--figures", action="store_true", help=summary)
-    p.add_argument("--page-size", type=float, default=4.9, metavar="MB", help="of the page at most")
-    p.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write")
+    p.add_argument(
+        "--page-size", type=positive, default=4.9, metavar="MB", help="of the page at most"
+    )
+    p.add_argument("--out", type=path, default=Path("comparison"), help="folder to write")
 
 
 def generate(p: argparse.ArgumentParser) -> None:
-    p.add_argument("target", type=Path, metavar="RUN|MODEL", help="a run folder or a model folder")
+    p.add_argument("target", type=path, metavar="RUN|MODEL", help="a run folder or a model folder")
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    p.add_argument("--count", type=int, default=8, help="images per prompt")
-    p.add_argument("--seed", type=int, default=0, help="of the first image; then counting up")
+    p.add_argument("--count", type=count, default=8, help="images per prompt")
+    p.add_argument("--seed", type=seed, default=0, help="of the first image; then counting up")
     _fields(p, SAMPLER, "as the run is evaluated")
     p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
-    p.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
+    p.add_argument("--out", type=path, default=Path("pictures"), help="folder to write")
 
 
 def export(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run_folder", type=Path, metavar="RUN")
-    p.add_argument("--out", type=Path, required=True, help="NAME.safetensors, or a new folder")
+    p.add_argument("run_folder", type=path, metavar="RUN")
+    p.add_argument("--out", type=path, required=True, help="NAME.safetensors, or a new folder")
     p.add_argument("--checkpoint", default="last", help="last, or the epoch's number")
     p.add_argument("--half", action="store_true", help="store float16")
 
@@ -143,19 +174,21 @@ def export(p: argparse.ArgumentParser) -> None:
 def pretrain(p: argparse.ArgumentParser) -> None:
     parts = ["autoencoder", "decoder", "clip", "model", "guided", "rewards", "encoder", "probe"]
     p.add_argument("parts", nargs="+", choices=parts, metavar="PART", help=", ".join(parts))
-    p.add_argument("--work", type=Path, default=Path("runs/pretrain"), help="resumable state")
-    p.add_argument("--out", type=Path, help="weights folder; default the package's own")
-    p.add_argument("--scale", type=float, default=1.0, help="training steps, relative to shipped")
-    p.add_argument("--minutes", type=float, help="of training for each part, in place of steps")
-    p.add_argument("--batch-size", type=int, help="at the same number of pictures")
+    p.add_argument("--work", type=path, default=Path("runs/pretrain"), help="resumable state")
+    p.add_argument("--out", type=path, help="weights folder; default the package's own")
+    p.add_argument(
+        "--scale", type=positive, default=1.0, help="training steps, relative to shipped"
+    )
+    p.add_argument("--minutes", type=positive, help="of training for each part, in place of steps")
+    p.add_argument("--batch-size", type=count, help="at the same number of pictures")
     p.add_argument(
         "--device", default="auto", help="cpu or cuda; auto takes a GPU, if there is one"
     )
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that paint")
+    p.add_argument("--workers", type=amount, default=os.cpu_count(), help="processes that paint")
     p.add_argument("--base", help="a model that `model` trains further, in place of a new one")
     p.add_argument(
         "--tuned",
-        type=Path,
+        type=path,
         nargs="*",
         default=(),
         metavar="RUN",
@@ -169,7 +202,7 @@ def reproduce(p: argparse.ArgumentParser) -> None:
     worlds = "menagerie; or, wanting a GPU, sd15, sdxl, sd35, flux"
     p.add_argument("--world", default="menagerie", help=worlds)
     p.add_argument("--budget", default="small", help="small, medium (menagerie) or paper")
-    p.add_argument("--seeds", type=int, default=2, help="training seeds, from the recipe's on")
-    p.add_argument("--out", type=Path, default=Path("runs/studies"), help="folder of all studies")
-    p.add_argument("--jobs", type=int, help="runs at a time; default 2, or 1 on a GPU")
+    p.add_argument("--seeds", type=repeats, default=2, help="training seeds, from the recipe's on")
+    p.add_argument("--out", type=path, default=Path("runs/studies"), help="folder of all studies")
+    p.add_argument("--jobs", type=count, help="runs at a time; default 2, or 1 on a GPU")
     p.add_argument("--dry-run", action="store_true", help="print the plan and its cost, and stop")

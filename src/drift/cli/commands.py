@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from drift.cli.arguments import EVALUATION, SAMPLER
 from drift.errors import UserError
+from drift.ranges import check_name
 
 if TYPE_CHECKING:
     from drift.config import TrainConfig
@@ -19,6 +20,14 @@ OVERRIDE = re.compile(r"[\w.]+=")  # where it may also be a folder, whose name t
 def _given(args: argparse.Namespace, fields: Iterable[str]) -> dict[str, Any]:
     """Those of the fields that stand on the command line."""
     return {field: getattr(args, field) for field in fields if hasattr(args, field)}
+
+
+def _folder(text: str) -> Path:
+    """Of a run or model, where it may also have been an override."""
+    try:
+        return Path(check_name(text))
+    except ValueError as error:
+        raise UserError(f"RUN|MODEL: '{text:.60}' is refused: {error}") from error
 
 
 def _load_recipe(args: argparse.Namespace) -> "TrainConfig":
@@ -67,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
     overrides = [text for text in named if OVERRIDE.match(text)]
     share = parse_share(args.share)
     folders = evaluate(
-        [Path(text) for text in named if not OVERRIDE.match(text)],
+        [_folder(text) for text in named if not OVERRIDE.match(text)],
         checkpoints=args.checkpoints,
         base=args.base,
         overrides=overrides,

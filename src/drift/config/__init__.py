@@ -12,12 +12,12 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from drift.config.reading import parse_value, read_yaml
 from drift.config.sections import (
     BESIDE,
     BESIDE_SHIPPED,
     JUDGES,
     OWN_FEATURES,
-    STRICT,
     EvaluateConfig,
     GuardsConfig,
     LiveConfig,
@@ -30,6 +30,7 @@ from drift.config.sections import (
 )
 from drift.errors import UserError, refuse
 from drift.methods.parts import Method
+from drift.ranges import STRICT, Count, Name, Seed, Text, Threads
 from drift.reward_names import with_components
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "TrainConfig",
     "WorkerConfig",
     "load_run_config",
+    "parse_value",
     "read_yaml",
     "to_yaml",
     "validate",
@@ -53,17 +55,17 @@ __all__ = [
 class TrainConfig:
     """A training run, whole."""
 
-    prompts: str  # a text file, one prompt a line, or the name of a shipped list
+    prompts: Name  # a text file, one prompt a line, or the name of a shipped list
     method: Method
     reward: RewardName  # a name, a URL, module:function, or a sum: "pickscore + 0.1*aesthetic"
     # Measures, and under DRIFT rewards, diversity; "" for none, "policy" for its own features.
-    encoder: str = "dreamsim-tiny"
-    output: str = "runs/run"
-    seed: int = 42  # Table 2
-    epochs: int = 100
-    checkpoint_every: int = 10  # epochs
-    device: str = "auto"  # auto: the first CUDA device, if there is one, else the CPU
-    threads: int = 0  # CPU threads; 0 leaves it to torch
+    encoder: Name = "dreamsim-tiny"
+    output: Name = "runs/run"
+    seed: Seed = 42  # Table 2
+    epochs: Count = 100
+    checkpoint_every: Count = 10  # epochs
+    device: Name = "auto"  # auto: the first CUDA device, if there is one, else the CPU
+    threads: Threads = 0  # CPU threads; 0 leaves it to torch
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -72,7 +74,7 @@ class TrainConfig:
     live: LiveConfig = field(default_factory=LiveConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     trackers: TrackerNames = ()  # where metrics are shown as well, each an extra of the package
-    method_name: str = ""  # what `method` was built from; for people, not read by the code
+    method_name: Text = ""  # what `method` was built from; for people, not read by the code
 
     def __post_init__(self) -> None:
         method, sampling = self.method, self.sampling
@@ -94,9 +96,7 @@ class TrainConfig:
             f"the {self.images_kept} kept samples of an epoch do not divide into "
             f"updates_per_epoch ({self.optimizer.updates_per_epoch})",
         )
-        refuse(
-            min(self.epochs, self.checkpoint_every) < 1, "epochs and checkpoint_every: at least 1"
-        )
+        refuse(not self.output, "output: name a folder")
 
     @property
     def images_sampled(self) -> int:
@@ -159,27 +159,39 @@ class TrainConfig:
         return self.live.encoder or (others or judges)[0]
 
 
-def read_yaml(path: Path) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of fields")
-    return content
-
-
 def validate(raw: dict, *, source: str) -> TrainConfig:
     """Build a TrainConfig; every error at once, one line, named by field."""
     try:
         return TypeAdapter(TrainConfig).validate_python(raw)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            field_path = ".".join(map(str, problem["loc"]))
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{field_path}: {message}" if field_path else message)
-        raise UserError(f"{source}: " + "; ".join(lines)) from error
+        raise UserError(f"{source}: " + "; ".join(map(_tell, error.errors()))) from error
+
+
+# How pydantic's kinds of errors of numbers are told; the others as it tells them itself.
+BOUNDS = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "finite_number": "a finite number",
+}
+
+
+def _tell(problem: Any) -> str:
+    """One of pydantic's errors: the field, its value, and the rule that it breaks."""
+    path, rule = ".".join(map(str, problem["loc"])), BOUNDS.get(problem["type"])
+    told = problem["msg"].removeprefix("Value error, ")
+    if rule:
+        bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}
+        told = f"{_plain(problem['input'])} is refused: {rule.format(**bounds)}"
+    return f"{path}: {told}" if path else told
+
+
+def _plain(value: Any) -> str:
+    """A number as a person writes it, and not over 40 characters; 1.0 is 1."""
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return shown if len(shown) <= 40 else f"{shown[:40]}..."
 
 
 def load_run_config(run: Path) -> TrainConfig:

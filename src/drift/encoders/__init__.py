@@ -10,6 +10,7 @@ from functools import partial
 from drift.encoders import clip, dino, dreamsim, vae
 from drift.encoders.dreamsim_release import fallbacks_of, weights_of
 from drift.errors import UserError
+from drift.files.foreign import reason
 from drift.files.hub import Part, Weights, find, locate
 from drift.types import ImageEncoder
 
@@ -65,4 +66,9 @@ def load_encoder(name: str, device: str = "cpu", policy: str = "") -> ImageEncod
     """The encoder that `find_encoder` finds."""
     part = find_encoder(name, policy)
     paths = [find(w) or locate(w, field="encoder") for w in part.weights]  # what is here will do
-    return part.load(*paths, device=device)
+    try:
+        return part.load(*paths, device=device)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries say of files that are no encoder
+        raise UserError(f"encoder: {paths[0]} is no '{name}': {reason(error)}") from error

@@ -6,6 +6,7 @@ Whatever stands there besides the prompt are its fields: nothing here reads them
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ def read_fields(name: str, *, field: str = "prompts") -> dict[str, dict[str, Any
     A `.jsonl` file holds an object a line with a "prompt" and any other fields; whatever else is
     called differently is text. Both are UTF-8; blank lines are skipped. Errors name `field`.
     """
-    path = SHIPPED / f"{name}.txt"
-    path = path if path.exists() else Path(name)
+    shipped = f"{SHIPPED / name}.txt"
+    path = Path(shipped if os.path.isfile(shipped) else name)
     try:
+        if os.path.exists(name) and not os.path.isfile(path):
+            raise UserError(f"{field}: '{name}' is not a regular file")
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # a BOM, CRLF: no prompt's part
     except FileNotFoundError:
         raise UserError(f"{field}: there is no prompt file or list '{name}'") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8; a name that can be none
         raise UserError(f"{field}: cannot read '{name}' as UTF-8 text: {error}") from None
     parse: Callable[[str], Entry] = _parse if path.suffix.lower() == ".jsonl" else lambda s: (s, {})
     found: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,5 @@
 """Compare runs by the files in their folders alone: a page, tables, and drawn figures."""
 
-import csv
-import io
 import json
 import shlex
 from collections import Counter
@@ -26,7 +24,7 @@ from drift.report.arms import Compared, group, name_runs
 from drift.report.comparison import Comparison, comparison
 from drift.report.page.render import render
 from drift.report.results import TABLES
-from drift.report.tables import WRITERS, to_markdown
+from drift.report.tables import WRITERS, markdown, to_markdown, write_csv
 from drift.training.runs import read_training
 
 
@@ -104,14 +102,6 @@ def rows(runs: Sequence[Compared]) -> list[dict[str, Any]]:
     return listed
 
 
-def _csv(table: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
 def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[str, str]:
     """File name -> text: every table in every format, and all of them in one page of Markdown."""
     made = [table for table in (build(found) for build in TABLES) if table.rows]
@@ -120,7 +110,7 @@ def tables(found: Comparison, summary: str, sentences: Sequence[str]) -> dict[st
         for table in made
         for ending, write in WRITERS.items()
     }
-    head = "\n\n".join([f"## {summary}", *sentences])
+    head = "\n\n".join([f"## {markdown(summary)}", *map(markdown, sentences)])
     written["tables.md"] = "\n".join([head, "", *map(to_markdown, made)])
     return written
 
@@ -157,7 +147,7 @@ def compare(
     table = rows(runs)
     written = {
         "report.html": render(found, command, int(page_size * 1e6)),
-        "comparison.csv": _csv(table),
+        "comparison.csv": write_csv([list(table[0]), *(list(row.values()) for row in table)]),
         "comparison.json": _json(found, command, [summary, *sentences], table),
         **tables(found, summary, sentences),
     }

@@ -5,7 +5,8 @@ Each is written three times: Markdown to read, LaTeX (booktabs) to paste, CSV wi
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from drift.report.verdict import number
@@ -46,14 +47,45 @@ def signed_percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f} %".replace("-", "−")
 
 
+# What Markdown or the HTML in it would obey, of names and prompts that people gave.
+MARKDOWN = {c: f"\\{c}" for c in "\\|`*[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+OUTER = re.compile(r"(?<!\w)_|_(?!\w)")  # those within a word mark nothing
+
+
+def markdown(text: str) -> str:
+    """The text as Markdown shows it, in one line."""
+    shown = "".join(MARKDOWN.get(c, c) for c in " ".join(text.split()))
+    return re.sub(r"^(#|[-+] )", r"\\\1", OUTER.sub(r"\\_", shown))
+
+
 def to_markdown(table: Table) -> str:
     def line(cells: Sequence) -> str:
-        return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown(str(cell)) for cell in cells) + " |"
 
     rule = "|" + "---|" * len(table.header)
-    notes = [f"* {note}" for note in table.notes]
+    notes = [f"* {markdown(note)}" for note in table.notes]
     body = [line(table.header), rule, *map(line, table.rows)]
-    return "\n".join([f"### {table.title}", "", *body, "", *notes]).rstrip() + "\n"
+    return "\n".join([f"### {markdown(table.title)}", "", *body, "", *notes]).rstrip() + "\n"
+
+
+FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # what a spreadsheet would compute begins so
+
+
+def write_csv(rows: Iterable[Sequence[object]]) -> str:
+    """CSV that spreadsheets show as it is: a text that looks like a formula has a quote before it.
+
+    Numbers are numbers, with every digit; nothing (None) is empty.
+    """
+
+    def plain(cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        quote = "'" if FORMULA.match(cell) else ""
+        return quote + cell.replace("\r", " ")  # which csv takes for the end of a row
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([map(plain, row) for row in rows])
+    return text.getvalue()
 
 
 def to_csv(table: Table) -> str:
@@ -71,9 +103,7 @@ def to_csv(table: Table) -> str:
             else:
                 written += [cell, "", "", ""] if is_wide else [cell]
         rows.append(written)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    return write_csv([header, *rows])
 
 
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from drift.errors import UserError
+from drift.files.foreign import reason
 from drift.files.hub import Part, Weights, is_url, locate
 from drift.reward_names import parse
 from drift.rewards import aesthetic, clip, custom, hpsv2, imagereward, jpeg, pickscore, remote
@@ -39,7 +40,14 @@ REWARDS: dict[str, Part] = {
 
 
 def _load_part(part: Part, device: str, _: Fields) -> Reward:
-    return part.load(*(locate(w, field="reward") for w in part.weights), device=device)
+    paths = [locate(w, field="reward") for w in part.weights]
+    try:
+        return part.load(*paths, device=device)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the libraries say of files that are no reward
+        where = paths[0] if paths else "it"
+        raise UserError(f"reward: {where} cannot be loaded: {reason(error)}") from error
 
 
 def find_part(name: str) -> Part | None:

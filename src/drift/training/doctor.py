@@ -17,6 +17,7 @@ from drift.functional.advantages import group_advantages
 from drift.recipes import read_prompts
 from drift.training.cuts import cut_prompts
 from drift.training.live import open_live
+from drift.training.needs import check_names
 from drift.training.plan import changes, plan
 from drift.training.policy import load_policy, pick_device
 from drift.training.preflight import check_replay, prepare
@@ -37,6 +38,7 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
         say(line)
     prompts = read_prompts(config.prompts)
     check_trackers(config.trackers)
+    check_names(config)
     say(f"prompts     {len(prompts)} in {config.prompts}")
     if config.model.adapter:
         say(f"adapter     {config.model.adapter}, to {config.model.adapter_use}")

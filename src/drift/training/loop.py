@@ -27,7 +27,7 @@ from drift.training.epoch import Run, train_epoch
 from drift.training.guards import breaches
 from drift.training.interrupt import gently, held
 from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
-from drift.training.needs import record, refuse_others
+from drift.training.needs import check_names, record, refuse_others
 from drift.training.plan import changes, limit, plan, sizes
 from drift.training.policy import load_policy, pick_device
 from drift.training.preflight import prepare
@@ -100,6 +100,7 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, open the run folder, and restore the newest valid checkpoint."""
     check_trackers(config.trackers)
+    check_names(config)
     device = str(pick_device(config.device))
     reward, model = open_reward(config, device), load_policy(config)
     encoder = open_encoder(config, device)

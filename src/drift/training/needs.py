@@ -4,7 +4,9 @@
 go on with others is refused; `drift evaluate` records its judges', and judges anew by others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from drift.models import (
     model_files,
     model_weights,
 )
+from drift.recipes import read_prompts
 from drift.rewards import check_rewards, custom, find_part, list_terms
+from drift.training.policy import pick_device
 
 MODEL, ADAPTER = "model", "adapter"
 SHOWN = 5  # differences told of two records
@@ -73,6 +77,36 @@ def list_needs(config: TrainConfig, *, evaluation: bool = False) -> list[Need]:
     if config.model.adapter:
         own.append(Need(ADAPTER, Weights(config.model.adapter)))
     return list(dict.fromkeys([*own, *_list_judges(rewards, encoders, config.model.name)]))
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuse, by field and before anything is loaded, what only an evaluation or a look would miss.
+
+    Rewards, encoders, prompts and the worker's device are asked for by name alone.
+    """
+    asked, live, policy = config.evaluation, config.live, config.model.name
+    checks: list[tuple[str, Callable[[], object]]] = [
+        ("evaluation.rewards", lambda: check_rewards(config.judging_rewards)),
+        *(
+            ("evaluation.encoders", partial(find_encoder, name, policy))
+            for name in config.judging_encoders
+        ),
+        ("live.encoder", lambda: find_encoder(live.encoder, policy) if live.encoder else None),
+        ("reward_worker.device", lambda: pick_device(config.reward_worker.device)),
+    ]
+    check_rewards([config.reward])
+    if config.encoder not in ("", OWN_FEATURES):
+        find_encoder(config.encoder, policy)
+    for field, check in checks:
+        try:
+            check()
+        except UserError as error:
+            raise UserError(f"{field}: {str(error).partition(': ')[2]}") from error
+    if asked.prompts:
+        held = len(read_prompts(asked.prompts, field="evaluation.prompts"))
+        if asked.prompts_count > held:
+            told = f"{asked.prompts_count}, but '{asked.prompts}' has {held}"
+            raise UserError(f"evaluation.prompts_count: {told}")
 
 
 def _list_judges(rewards: list[str], encoders: list[str], policy: str) -> list[Need]:

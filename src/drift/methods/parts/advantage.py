@@ -3,21 +3,23 @@
 The intrinsic reward is always normalised by its own group.
 """
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import advantages
 from drift.methods.parts.shaping import Shaped
+from drift.ranges import STRICT, Positive, Several
 from drift.types import Group, State
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Advantages:
     """The advantage "P G" that is trained on, and its two components before they are joined."""
 
@@ -26,7 +28,7 @@ class Advantages:
     intrinsic: Float[Tensor, "P G"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class GroupAdvantage:
     """GRPO's advantage (Eq. 3), plus weight times that of the intrinsic reward (Eq. 14)."""
 
@@ -44,12 +46,12 @@ class GroupAdvantage:
         return Advantages(total, extrinsic, own), state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BatchAdvantage:
     """DDPO's advantage: normalised over the whole batch, all prompts together."""
 
     kind: Literal["batch"] = "batch"
-    limit: float = 5.0  # advantages are clipped to +-limit, as in DDPO's PyTorch code
+    limit: Positive = 5.0  # advantages are clipped to +-limit, as in DDPO's PyTorch code
 
     def __call__(self, group: Group, shaped: Shaped, state: State) -> tuple[Advantages, State]:
         extrinsic = advantages.batch_advantages(group.rewards).clamp(-self.limit, self.limit)
@@ -57,7 +59,7 @@ class BatchAdvantage:
         return Advantages(advantages.combine(extrinsic, own, shaped.weight), extrinsic, own), state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BufferedAdvantage:
     """DDPO's per-prompt form: normalised by the latest rewards of the same prompt.
 
@@ -66,9 +68,9 @@ class BufferedAdvantage:
     """
 
     kind: Literal["buffered"] = "buffered"
-    buffer_size: int = 16
-    min_count: int = 16
-    limit: float = 5.0
+    buffer_size: Several = 16
+    min_count: Several = 16
+    limit: Positive = 5.0
 
     def __post_init__(self) -> None:
         refuse(

@@ -4,20 +4,22 @@ The prompt's branch is changed, never the unconditional one. Seed and step fix t
 replay sees exactly what the rollout was sampled under.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from drift.errors import refuse
 from drift.functional import conditioning, noise
+from drift.ranges import STRICT, Share, Time, Weight
 from drift.types import Conditioned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CleanPrompt:
     """The prompt as it is."""
 
@@ -36,22 +38,20 @@ class CleanPrompt:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class NoisedPrompt:
     """Noise-conditioned prompting (DRIFT, Section 5.2; defaults of Table 2)."""
 
     kind: Literal["noised"] = "noised"
-    scale: float = 0.05  # s
-    tau1: float = 0.4
-    tau2: float = 1.0
-    mix: float = 1.0  # psi
+    scale: Weight = 0.05  # s
+    tau1: Time = 0.4
+    tau2: Time = 1.0
+    mix: Share = 1.0  # psi
     train: bool = True  # in rollouts and their replay
     test: bool = False  # when a checkpoint is evaluated or draws
 
     def __post_init__(self) -> None:
         refuse(self.tau1 >= self.tau2, f"tau1 ({self.tau1}) must be below tau2 ({self.tau2})")
-        refuse(self.scale < 0, f"scale must not be negative, got {self.scale}")
-        refuse(not 0 <= self.mix <= 1, f"mix (psi) must lie in [0, 1], got {self.mix}")
 
     def __call__(self, conditioned: Conditioned, t, seeds, steps) -> Conditioned:
         clean = conditioned.prompt.tokens

@@ -1,18 +1,19 @@
 """Selection: (rewards "P C", keep, generator) -> indices "P keep"."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Int
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Generator, Tensor
 
 from drift.errors import refuse
 from drift.functional import selection
+from drift.ranges import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class KeepAll:
     """No selection: the pool is the group."""
 
@@ -24,7 +25,7 @@ class KeepAll:
         return torch.arange(C, device=rewards.device).repeat(P, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RandomSubset:
     """Ours: the control that lets every method sample the same number of images."""
 
@@ -34,7 +35,7 @@ class RandomSubset:
         return selection.random_subset(rewards, keep, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RewardConcentrated:
     """DRIFT, Section 5.1 and Appendix E."""
 
@@ -44,7 +45,7 @@ class RewardConcentrated:
         return selection.reward_concentrated(rewards, keep)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RewardContrasted:
     """The ablation's opposite (DRIFT, Appendix E)."""
 

@@ -1,18 +1,19 @@
 """Shaping: (group, state) -> (Shaped, state)."""
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from drift.errors import refuse
 from drift.functional import shaping
+from drift.ranges import STRICT, Positive, Share, Weight
 from drift.types import Group, State
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Shaped:
     """The intrinsic reward of each sample and how much its advantage counts (lambda)."""
 
@@ -20,7 +21,7 @@ class Shaped:
     weight: float | Float[Tensor, "P G"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class NoShaping:
     """No intrinsic reward."""
 
@@ -32,18 +33,14 @@ class NoShaping:
         return Shaped(group.features.new_zeros(group.features.shape[:2]), 0.0), state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DiversityShaping:
     """Intra-group diversity as potential-based, clipped reward (DRIFT, Section 5.3)."""
 
     kind: Literal["diversity"] = "diversity"
-    weight: float = 0.5  # lambda
-    upper: float = 1.0  # sigma
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        refuse(self.weight < 0, f"weight (lambda) must not be negative, got {self.weight}")
-        refuse(self.upper <= 0, f"upper (sigma) must be positive, got {self.upper}")
+    weight: Weight = 0.5  # lambda
+    upper: Positive = 1.0  # sigma
+    gamma: Share = 1.0
 
     def __call__(self, group: Group, state: State) -> tuple[Shaped, State]:
         diversity = shaping.intra_group_diversity(group.features)

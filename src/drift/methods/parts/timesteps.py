@@ -4,18 +4,18 @@ With `ode_elsewhere` the other steps are taken without noise (MixGRPO): what mak
 group differ, beside the start, is then what is trained.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jaxtyping import Int
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from drift.errors import refuse
 from drift.functional import timesteps
+from drift.ranges import STRICT, Count, SomeShare, Steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AllSteps:
     """Every step, as in the paper."""
 
@@ -26,7 +26,7 @@ class AllSteps:
         return timesteps.all_steps(prompts, steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FirstSteps:
     """The noisiest share of the steps (ours; the `timestep_fraction` of Flow-GRPO and DanceGRPO).
 
@@ -35,42 +35,33 @@ class FirstSteps:
     """
 
     kind: Literal["first"] = "first"
-    fraction: float = 0.5
+    fraction: SomeShare = 0.5
     ode_elsewhere: bool = False
-
-    def __post_init__(self) -> None:
-        refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
 
     def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
         return timesteps.first_steps(prompts, steps, self.fraction)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RandomSteps:
     """A random share of the steps (ours; after DDPO's `timestep_fraction`)."""
 
     kind: Literal["random"] = "random"
-    fraction: float = 0.5
+    fraction: SomeShare = 0.5
     ode_elsewhere: bool = False
-
-    def __post_init__(self) -> None:
-        refuse(not 0 < self.fraction <= 1, f"fraction must lie in (0, 1], got {self.fraction}")
 
     def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
         return timesteps.random_steps(prompts, steps, self.fraction, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class WindowSteps:
     """A window of consecutive steps that slides over training (ours; after MixGRPO)."""
 
     kind: Literal["window"] = "window"
-    size: int = 4
-    every: int = 25  # epochs before it moves on by a step
+    size: Steps = 4
+    every: Count = 25  # epochs before it moves on by a step
     ode_elsewhere: bool = False
-
-    def __post_init__(self) -> None:
-        refuse(min(self.size, self.every) < 1, "size and every must be at least 1")
 
     def __call__(self, prompts: int, steps: int, epoch: int, generator) -> Int[Tensor, "P K"]:
         return timesteps.window_steps(prompts, steps, self.size, epoch, self.every)

@@ -3,19 +3,20 @@
 Their mean over the steps that draw noise is 1.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Discriminator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from drift.errors import UserError
+from drift.errors import UserError, refuse
+from drift.ranges import STRICT, Weight
 from drift.types import Schedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SameWeights:
     """Every step counts the same, as in the paper."""
 
@@ -25,7 +26,7 @@ class SameWeights:
         return torch.ones_like(schedule.fractions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BalancedWeights:
     """Every step's gradient counts the same (ours; after TempFlow-GRPO's noise-aware weighting).
 
@@ -40,19 +41,18 @@ class BalancedWeights:
         return weights / weights[schedule.noisy(noise_level)].mean()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class GivenWeights:
     """A weight for each step, first to last; only their ratios count.
 
     Those by which independent batches agree best: `python -m benchmarks signal` measures them.
     """
 
-    weights: tuple[float, ...]
+    weights: tuple[Weight, ...]
     kind: Literal["given"] = "given"
 
     def __post_init__(self) -> None:
-        if not self.weights or min(self.weights) < 0 or max(self.weights) == 0:
-            raise ValueError("weights are one for each step, not negative, and not all 0")
+        refuse(not any(self.weights), "weights are one for each step, and not all 0")
 
     def __call__(self, schedule: Schedule, noise_level: float) -> Float[Tensor, "T"]:
         noisy = schedule.noisy(noise_level)
