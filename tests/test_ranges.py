@@ -137,7 +137,7 @@ def test_alpha_stays_as_whole_as_it_was():
 def test_what_names_no_file_is_no_name(name, told):
     with pytest.raises(ValueError, match=told):
         check_name(name)
-    fine = ["", "a b", "ä/" + "b" * 255, "~/x", "a~b", f"http://h/p?{'q' * 300}"]
+    fine = ["", "a b", "ä/" + "b" * 255, "~/x", "a~b", "http://h/p?q=1"]
     assert [check_name(other) for other in fine] == fine
 
 
@@ -146,3 +146,13 @@ def test_a_text_has_any_lines_but_is_utf_8():
     for wrong in ("a\0", "\ud800", "a" * 20_001):
         with pytest.raises(ValueError):
             check_text(wrong)
+
+
+def test_a_servers_address_may_be_longer_than_a_files_name():
+    address = f"http://h/p?{'q' * 300}"
+    assert load_recipe("smoke", [f"reward=0.5*{address}"]).reward == f"0.5*{address}"
+    for other in ("a" * 300, f"hpsv2:{address}", f"{address} + {'a' * 300}"):
+        with pytest.raises(UserError, match="reward: a part of"):
+            load_recipe("smoke", [f"reward={other}"])
+    with pytest.raises(UserError, match="encoder: a part of"):
+        load_recipe("smoke", [f"encoder=clip:{address}"])

@@ -28,7 +28,7 @@ NUMBER = BeforeValidator(_no_truth)
 Amount = Annotated[int, NUMBER, Field(ge=0, le=MANY)]  # where 0 has a meaning of its own
 Count = Annotated[int, NUMBER, Field(ge=1, le=MANY)]
 Several = Annotated[int, NUMBER, Field(ge=2, le=MANY)]  # diversity and advantages compare
-Steps = Annotated[int, NUMBER, Field(ge=1, le=1_000)]  # models know 1,000 noise levels
+Steps = Annotated[int, NUMBER, Field(ge=1, le=10_000)]  # a model knows 1,000 or so
 Repeats = Annotated[int, NUMBER, Field(ge=1, le=1_000)]  # of whole runs
 Threads = Annotated[int, NUMBER, Field(ge=0, le=1_024)]
 Rank = Annotated[int, NUMBER, Field(ge=1, le=4_096)]
@@ -62,9 +62,8 @@ def check_name(text: str) -> str:
     length = f"{len(text):,} characters, and {LONGEST_NAME:,} at most"
     refuse(len(text) > LONGEST_NAME, length)
     refuse(not text.isprintable(), "it holds characters that cannot be printed")
-    if "://" not in text:
-        longest = max(len(part.encode()) for part in text.split("/"))
-        refuse(longest > LONGEST_PART, f"a part of {longest} bytes, and {LONGEST_PART} at most")
+    longest = max(len(part.encode()) for part in text.split("/"))
+    refuse(longest > LONGEST_PART, f"a part of {longest} bytes, and {LONGEST_PART} at most")
     for path in (text, text.partition(":")[2]):
         homeless = path.startswith("~") and os.path.expanduser(path) == path
         refuse(homeless, f"there is no home folder '{path.partition('/')[0]}'")

@@ -1,6 +1,7 @@
 """What counts as a prompt, and what a file says of it."""
 
 import json
+import os
 import time
 
 import pytest
@@ -97,3 +98,22 @@ def test_a_bad_line_is_one_error_with_file_and_number(tmp_path, line, told):
     assert told.startswith(f"evaluation.prompts: '{file}'")
     assert "3" in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a" * 260, "prompts: cannot read 'aaa"),
+        ("a\0b", "prompts: cannot read 'a"),
+        ("/dev/zero", "prompts: '/dev/zero' is not a regular file"),
+        ("pipe", "prompts: 'pipe' is not a regular file"),
+        (".", "prompts: '.' is not a regular file"),
+        ("", "prompts: "),
+    ],
+)
+def test_what_is_no_file_neither_hangs_nor_ends_in_a_traceback(name, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(UserError) as refused:
+        read_prompts(name)
+    assert str(refused.value).startswith(told) and str(refused.value).isprintable()

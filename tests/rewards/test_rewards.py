@@ -54,3 +54,17 @@ def test_shipped_hpsv2_is_the_same_in_both_layouts():
         rtol=0,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("name", [name for name, part in REWARDS.items() if part.weights])
+def test_files_of_no_model_are_refused_in_a_line_that_names_the_reward(name, tmp_path):
+    for file, content in (
+        ("a.txt", b"no"),
+        ("b.safetensors", b"\xff" * 64),
+        ("config.json", b"[]"),
+    ):
+        (tmp_path / file).write_bytes(content)
+    for path in (*tmp_path.iterdir(), tmp_path):
+        with pytest.raises(UserError) as refused:
+            load_reward(f"{name}:{path}")
+        assert str(refused.value).startswith("reward: ") and str(refused.value).isprintable()

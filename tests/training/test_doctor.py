@@ -202,3 +202,14 @@ def test_a_reward_is_tried_with_the_fields_of_the_runs_prompts(told, tmp_path, m
 def test_bad_prompts_are_refused(told):
     with pytest.raises(UserError, match="no prompt file or list 'nothing'"):
         told("prompts=nothing")
+
+
+def test_a_judge_that_is_not_known_is_told_beside_the_parts(told):
+    fine, lines = told("evaluation.rewards=nope")
+    assert not fine
+    assert "evaluation.rewards: there is no 'nope'" in line_of(lines, "evaluation")
+    fine, lines = told()
+    assert (
+        line_of(lines, "evaluation")
+        == "evaluation  pickscore-tiny, hpsv2-tiny, dreamsim-tiny, clip-tiny"
+    )

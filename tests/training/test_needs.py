@@ -96,7 +96,7 @@ FALLBACKS = [
 ]
 
 
-class Asked(Exception):
+class Asked(BaseException):
     """By a loader, for weights that are not in its folder."""
 
 

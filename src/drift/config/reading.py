@@ -16,7 +16,7 @@ from yaml.constructor import ConstructorError
 from drift.errors import UserError, one_line
 
 LONGEST_FILE, LONGEST_VALUE = 500_000, 20_000  # characters
-NODES = 10_000  # values and keys, which take a second
+NODES = 5_000  # values and keys; a recipe has a hundred
 DEEPEST = 12  # mappings and lists in one another; a recipe has three
 DIGITS = 60  # of a number; no float has more that count
 

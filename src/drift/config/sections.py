@@ -28,8 +28,9 @@ from drift.ranges import (
     Text,
     Threads,
     Weight,
+    check_name,
 )
-from drift.reward_names import canonical
+from drift.reward_names import canonical, parse
 
 
 def _split(value: object) -> object:
@@ -37,8 +38,17 @@ def _split(value: object) -> object:
     return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
 
+def _reward(text: str) -> str:
+    """The one name of it; a server's address may be longer than a file's."""
+    name = canonical(text)
+    for term in parse(name) if name else ():
+        if not term.startswith(("http://", "https://")):
+            check_name(term)
+    return name
+
+
 Names = Annotated[tuple[Name, ...], BeforeValidator(_split)]
-RewardName = Annotated[Name, AfterValidator(canonical)]  # equal rewards have equal names
+RewardName = Annotated[Text, AfterValidator(_reward)]  # equal rewards have equal names
 RewardNames = Annotated[tuple[RewardName, ...], BeforeValidator(_split)]
 TrackerName = Literal["tensorboard", "wandb"]
 TrackerNames = Annotated[tuple[TrackerName, ...], BeforeValidator(_split)]

@@ -38,17 +38,18 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
         say(line)
     prompts = read_prompts(config.prompts)
     check_trackers(config.trackers)
-    check_names(config)
     say(f"prompts     {len(prompts)} in {config.prompts}")
     if config.model.adapter:
         say(f"adapter     {config.model.adapter}, to {config.model.adapter_use}")
     watching = config.live_encoder if config.live.every else ""
+    judges = ", ".join([*config.judging_rewards, *config.judging_encoders])
     parts, complete, device = {}, True, str(pick_device(config.device))
     for name, load, wanted in [
         ("model", lambda: load_policy(config), config.model.name),
         ("reward", lambda: open_reward(config, device), config.reward),
         ("encoder", lambda: open_encoder(config, device), config.encoder),
         ("live", lambda: open_live(config, device, parts.get("encoder")), watching),
+        ("evaluation", lambda: check_names(config), judges),
     ]:
         try:
             parts[name] = load() if wanted else None
@@ -62,6 +63,7 @@ def examine(config: TrainConfig, say: Callable[[str], None] = print) -> bool:
     for line in cut_prompts(parts["model"], prompts):
         say(line)
     try:
+        parts.pop("evaluation")
         for line in _trial(config, prompts, **parts):
             say(line)
     except UserError as error:
