@@ -102,3 +102,11 @@ def sd_models(tmp_path_factory) -> dict[str, Path]:
 def tiny_model(tiny_models) -> Path:
     """A tiny random Stable Diffusion folder like the Menagerie's (v-prediction)."""
     return tiny_models["v_prediction"]
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory) -> dict[str, Path]:
+    """ "sdxl", "sd3", "flux" -> a tiny random diffusers folder."""
+    from tests.models.families import BUILD
+
+    return {name: build(tmp_path_factory.mktemp(name)) for name, build in BUILD.items()}

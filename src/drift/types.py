@@ -194,6 +194,10 @@ class PolicyModel(Protocol):
         """Of pictures of `size` (height, width), or of the model's own: some flows heed it."""
         ...
 
+    def check_guidance(self, guidance_scale: float) -> None: ...  # refuse what it was not made for
+
+    def remarks(self, guidance_scale: float) -> list[str]: ...  # what a run should be told of it
+
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned: ...
 
     def see(self, prompts: Sequence[str]) -> list[Seen]: ...  # what it takes in of each prompt

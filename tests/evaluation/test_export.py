@@ -165,7 +165,7 @@ def test_a_layer_that_kohyas_form_cannot_name_is_refused():
     layer = "unet.down_blocks.0.odd_name.to_q"
     odd = {f"{layer}.lora_A.weight": torch.ones(2, 4), f"{layer}.lora_B.weight": torch.ones(4, 2)}
     with pytest.raises(UserError, match=r"'down_blocks.0.odd_name.to_q' has no name in kohya's"):
-        to_kohya(odd, {"lora_unet_down_blocks_0_odd_name_to_q.alpha": 2.0})
+        to_kohya(odd, {layer: 2.0})
 
 
 @pytest.fixture(scope="module")

@@ -247,8 +247,8 @@ def test_files_that_are_none_are_refused_in_one_line(model, loras, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_pefts_settings_come_along(loras):
-    metadata = read_adapter(loras["peft"]).metadata
+def test_pefts_settings_come_along(model, loras):
+    metadata = read_adapter(loras["peft"], load_model(str(model)).pipe).metadata
     config = json.loads((loras["peft"] / "adapter_config.json").read_text())
     assert metadata["unet.lora_alpha"] == config["lora_alpha"] == ALPHA
     assert metadata["unet.lora_dropout"] == 0.1

@@ -43,7 +43,7 @@ def change(**fields):
         ("vae/config.json", change(latent_channels=3), r"expected shape .* but got \S+( \S+){3}$"),
         (CLIP, cut, f"cannot read .*/{CLIP}: .*incomplete"),
         ("text_encoder/config.json", change(hidden_size=48), "its weights have other shapes than"),
-        ("tokenizer", shutil.rmtree, "tokenizer holds neither tokenizer.json nor vocab.json"),
+        ("tokenizer", shutil.rmtree, "names tokenizer, but there is no such folder; fetch it"),
         ("tokenizer/tokenizer.json", junk, "tokenizer.json is not valid JSON"),
         ("scheduler/scheduler_config.json", lambda f: f.unlink(), "no file named scheduler_config"),
     ],

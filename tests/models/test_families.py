@@ -1,5 +1,6 @@
 """SDXL, SD 3 and FLUX on tiny random pipelines, beside diffusers' own with the same weights."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -9,12 +10,16 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
+    FluxTransformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
 )
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from drift.config import load_run_config
 from drift.errors import UserError
@@ -24,7 +29,9 @@ from drift.menagerie.captions import MAX_TOKENS
 from drift.methods.parts import NoisedPrompt
 from drift.models import flux, load_model, stable_diffusion_3, stable_diffusion_xl
 from drift.recipes import load_recipe
+from drift.training.costs import cost
 from drift.training.loop import train
+from drift.training.preflight import check_guidance
 from drift.training.tracking import read_metrics
 from tests.models.families import BUILD, WIDTH
 
@@ -44,8 +51,8 @@ SEEDS = (3, 12)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {name: build(tmp_path_factory.mktemp(name)) for name, build in BUILD.items()}
+def folders(families):
+    return families
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,8 @@ def run_of(folders, tmp_path_factory):
                 "sampling.group_size=2",
             ]
             small += ["optimizer.updates_per_epoch=2", "model.lora_alpha=4", *OWN[family]]
+            if "model.tune=full" in overrides:
+                small = [field for field in small if "lora" not in field and "target" not in field]
             own = [f"method={method}", f"model.name={folders[family]}", f"output={where}"]
             runs[key] = train(load_recipe("menagerie", [*small, *own, *overrides]), progress=False)
         return runs[key]
@@ -71,9 +80,9 @@ def run_of(folders, tmp_path_factory):
     return trained
 
 
-def plain(folders, family, lora=None, **sampler):
+def plain(folders, family, lora=None, folder=None, **sampler):
     kind, optional = PIPELINES[family]
-    pipe = kind.from_pretrained(folders[family], **dict.fromkeys(optional))
+    pipe = kind.from_pretrained(folder or folders[family], **dict.fromkeys(optional))
     pipe.set_progress_bar_config(disable=True)
     if family == "sdxl":
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
@@ -183,14 +192,43 @@ def test_what_is_cut_off_a_prompt_makes_no_difference(folders, family):
     assert torch.equal(told[0], told[1])
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("family", BUILD)
-def test_no_lora_is_written_in_a_form_that_this_family_has_not(run_of, tmp_path, family):
-    with pytest.raises(
-        UserError, match="Stable Diffusion 1 and 2 only, not for (StableDiffusion|Flux)"
-    ):
-        export(
-            run_of(family, "drift"), tmp_path / "lora.safetensors", checkpoint="last", half=False
-        )
+def test_an_exported_lora_is_one_file_that_plain_diffusers_reads(
+    folders, run_of, tmp_path, family, half
+):
+    run = run_of(family, "drift", "optimizer.learning_rate=0.02")
+    file = export(run, tmp_path / "lora.safetensors", half=half)
+    with safe_open(file, "pt") as stored:
+        names, header = list(stored.keys()), stored.metadata()
+    assert all(n.startswith("lora_unet_" if family == "sdxl" else "transformer.") for n in names)
+    assert ("ss_network_module" in header) == (family == "sdxl")
+    assert "method drift, reward pickscore-tiny, epoch 2" in header["ss_training_comment"]
+    sampler = {"guidance_scale": 4.5}
+    drawn = ours(run, tmp_path / "drawn", **sampler)
+    theirs = plain(folders, family, file, **sampler)
+    assert np.abs(drawn - theirs).max() <= (2 if half else 1)
+    assert np.abs(drawn - plain(folders, family, **sampler)).max() > 2
+    # Read without a header, as ComfyUI does: alpha is the rank, or stands beside.
+    state = load_file(file)
+    if family != "sdxl":
+        assert not any(name.endswith(".alpha") for name in state)
+        save_file(state, tmp_path / "bare.safetensors")
+        bare = plain(folders, family, tmp_path / "bare.safetensors", **sampler)
+        assert np.array_equal(bare, theirs)
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_a_network_trained_whole_is_exported_as_a_pipeline(folders, run_of, tmp_path, family):
+    run = run_of(family, "grpo", "model.tune=full", "optimizer.learning_rate=1e-3", "epochs=1")
+    out = export(run, tmp_path / "pipeline")
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        p.name for p in folders[family].iterdir()
+    )
+    sampler = {"guidance_scale": 4.5}
+    drawn = ours(run, tmp_path / "drawn", **sampler)
+    assert np.abs(drawn - plain(folders, family, folder=out, **sampler)).max() <= 1
+    assert np.abs(drawn - plain(folders, family, **sampler)).max() > 1
 
 
 def test_flux_takes_more_noise_for_larger_pictures_and_one_pass_for_any_guidance(folders):
@@ -242,3 +280,105 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
     index.write_text(index.read_text().replace("FlowMatchEulerDiscreteScheduler", "DDIMScheduler"))
     with pytest.raises(UserError, match="its scheduler is DDIMScheduler"):
         load_model(str(other))
+
+
+def edited(folder, copy, file, **changes):
+    """A copy of a model's folder with other entries in one of its JSON files."""
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / file).read_text()) | changes
+    (copy / file).write_text(json.dumps(content))
+    return copy
+
+
+def test_a_pipeline_that_lacks_a_part_which_it_names_is_refused(folders, tmp_path):
+    t5 = {"text_encoder_3": ["transformers", "T5EncoderModel"]}
+    lacking = edited(folders["sd3"], tmp_path / "lacking", "model_index.json", **t5)
+    with pytest.raises(UserError, match=r"^model.name: .* names text_encoder_3, .*\[null, null\]"):
+        load_model(str(lacking))
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+def test_schnell_takes_no_guidance(folders, tmp_path):
+    schnell = tmp_path / "schnell"
+    shutil.copytree(folders["flux"], schnell)
+    settings = FluxTransformer2DModel.load_config(schnell / "transformer")
+    torch.manual_seed(0)
+    FluxTransformer2DModel.from_config(settings | {"guidance_embeds": False}).save_pretrained(
+        schnell / "transformer"
+    )
+    config = load_recipe("menagerie", [f"model.name={schnell}", f"output={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="^guidance_scale: 2 is refused: .*schnell.*; set it to 1"):
+        train(config, progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="^guidance_scale: 4.5 is refused"):
+        ours(schnell, tmp_path / "drawn", guidance_scale=4.5)
+    drawn = ours(schnell, tmp_path / "one", guidance_scale=1.0)
+    theirs = plain(folders, "flux", folder=schnell, guidance_scale=1.0)
+    assert np.abs(drawn - theirs).max() <= 1
+
+
+def test_a_latent_consistency_model_takes_no_guidance(folders, tmp_path):
+    lcm = edited(folders["sdxl"], tmp_path / "some", SCHEDULER, _class_name="LCMScheduler")
+    index = json.loads((lcm / "model_index.json").read_text())
+    index["scheduler"][1] = "LCMScheduler"
+    (lcm / "model_index.json").write_text(json.dumps(index))
+    model = load_model(str(lcm))
+    with pytest.raises(UserError, match="^guidance_scale: 2 is refused: a latent consistency"):
+        model.check_guidance(2.0)
+    model.check_guidance(1.0)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "scheduler", "told"),
+    [
+        ("sdxl", "plain", "", ""),
+        ("sdxl", "sdxl-lightning", "", "called lightning: if it is distilled"),
+        ("sdxl", "plain", "EulerAncestralDiscreteScheduler", "as a Turbo model's"),
+        ("sd3", "plain", "", "without a third text encoder"),
+        ("flux", "plain", "", ""),
+    ],
+)
+def test_what_only_seems_wrong_is_told(folders, tmp_path, capsys, family, name, scheduler, told):
+    folder = tmp_path / "some" / name
+    own = {"timestep_spacing": "trailing", "_class_name": scheduler} if scheduler else {}
+    edited(folders[family], folder, SCHEDULER, **own)
+    if scheduler:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["scheduler"][1] = scheduler
+        (folder / "model_index.json").write_text(json.dumps(index))
+    config = load_recipe("menagerie", [f"model.name={folder}"])
+    check_guidance(load_model(str(folder)), config)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == bool(told)
+    assert told in "".join(lines)
+
+
+def test_a_scheduler_without_a_noise_schedule_is_refused(folders, tmp_path):
+    odd = tmp_path / "odd"
+    shutil.copytree(folders["sdxl"], odd)
+    shutil.rmtree(odd / "scheduler")
+    FlowMatchEulerDiscreteScheduler().save_pretrained(odd / "scheduler")
+    index = odd / "model_index.json"
+    index.write_text(index.read_text().replace("EulerDisc", "FlowMatchEulerDisc"))
+    with pytest.raises(UserError, match="^model.name: its scheduler is FlowMatchEuler.*DDIM"):
+        load_model(str(odd))
+
+
+@pytest.mark.parametrize(("family", "passes"), [("sdxl", 2), ("sd3", 2), ("flux", 1)])
+def test_a_forecast_counts_the_rows_that_the_network_sees(folders, run_of, family, passes):
+    """Every forward pass of an epoch's rollout, and none for guidance that is an input."""
+    config = load_run_config(run_of(family, "drift"))
+    model = load_model(str(folders[family]))
+    rows = []
+    model.network.register_forward_hook(lambda *call: rows.append(len(call[-1][0])))
+    told, x = model.encode(["a fox"]), torch.randn(1, *model.latent_shape())
+    with torch.no_grad():
+        times = model.schedule(3).timesteps[:1]
+        model.predict(x, times, told, config.sampling.guidance_scale)
+    assert sum(rows) == passes
+    s, updates = config.sampling, config.images_kept * 3
+    assert s.guidance_scale != 1
+    forecast = cost(config, 1).network_evaluations
+    assert forecast == passes * (config.images_sampled * s.steps + 3 * updates)

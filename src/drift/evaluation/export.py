@@ -1,7 +1,8 @@
 """Take a checkpoint out of its run, for programs that do not know DRIFT.
 
-A LoRA becomes one file in the form of kohya's scripts, which AUTOMATIC1111 and ComfyUI read, and
-plain diffusers too; a UNet trained whole becomes a pipeline, a folder of diffusers.
+A LoRA becomes one file: of Stable Diffusion and SDXL in the form of kohya's scripts, which
+AUTOMATIC1111 and ComfyUI read, and plain diffusers too; of SD 3 and FLUX in diffusers' own, which
+ComfyUI reads. A network trained whole becomes a pipeline, a folder of diffusers.
 """
 
 import json
@@ -23,12 +24,18 @@ from drift.training.checkpoint import Checkpoint
 from drift.training.policy import load_policy
 
 # What kohya's scripts call a base model, by the width of its prompt embeddings: (version, is it v2)
-KOHYA_BASES = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+KOHYA_BASES = {
+    768: ("sd_v1", "False"),
+    1024: ("sd_v2", "True"),
+    2048: ("sdxl_base_v1-0", "False"),
+}
+# The families whose LoRAs other programs read in kohya's form; of others they read diffusers' own.
+KOHYA = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 CROSS_ATTENTION = ("attn2.to_k.lora_A.weight", "attn2.to_v.lora_A.weight")  # ... x that width
 
 
 def read_scales(file: Path) -> tuple[int, float, dict[str, float]]:
-    """Rank and alpha of a LoRA of ours by its header, and each layer's own alpha, by kohya's names.
+    """Rank and alpha of a LoRA of ours by its header, and each layer's own alpha, by its name.
 
     They differ by layer where a run went on in a LoRA of which they do.
     """
@@ -37,30 +44,32 @@ def read_scales(file: Path) -> tuple[int, float, dict[str, float]]:
     with safe_open(file, "pt") as stored:
         header = json.loads(stored.metadata()["lora_adapter_metadata"])
         ranks = {
-            name.removeprefix("unet.").removesuffix(".lora_A.weight"): stored.get_slice(name)
+            name.removesuffix(".lora_A.weight"): stored.get_slice(name).get_shape()[0]
             for name in stored.keys()  # noqa: SIM118 - no dictionary
             if name.endswith(".lora_A.weight")
         }
-    alpha, own = float(header["unet.lora_alpha"]), header.get("unet.alpha_pattern") or {}
-    rooted, alphas = header.get("unet.use_rslora", False), {}  # rooted: scaled by the rank's root
-    for layer, matrix in ranks.items():
-        of_layer = float(own.get(get_pattern_key(list(own), layer), alpha))
-        factor = matrix.get_shape()[0] ** 0.5 if rooted else 1.0
-        alphas[f"lora_unet_{layer.replace('.', '_')}.alpha"] = of_layer * factor
-    return header["unet.r"], alpha, alphas
+    network = next(iter(ranks)).partition(".")[0]  # "unet" or "transformer"
+    alpha, rank = float(header[f"{network}.lora_alpha"]), header[f"{network}.r"]
+    own = header.get(f"{network}.alpha_pattern") or {}
+    rooted, alphas = header.get(f"{network}.use_rslora", False), {}  # scaled by the rank's root
+    for name, of_layer in ranks.items():
+        layer = name.removeprefix(f"{network}.")
+        found = float(own.get(get_pattern_key(list(own), layer), alpha))
+        alphas[name] = found * (of_layer**0.5 if rooted else 1.0)
+    return rank, alpha, alphas
 
 
 def to_kohya(lora: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
     """A LoRA of diffusers under kohya's names; what diffusers could not read back is an error."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionXLPipeline
     from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 
     named = convert_state_dict_to_kohya(lora)
-    for name in named:
-        if name.endswith(".alpha"):  # diffusers writes the rank, as if nothing were scaled
-            named[name] = torch.tensor(alphas[name])
-    try:
-        read, _ = StableDiffusionPipeline.lora_state_dict(dict(named))
+    for name, alpha in alphas.items():  # diffusers writes the rank, as if nothing were scaled
+        layer = name.removeprefix("unet.").replace(".", "_")
+        named[f"lora_unet_{layer}.alpha"] = torch.tensor(alpha)
+    try:  # as of SD 1 and 2
+        read, _ = StableDiffusionXLPipeline.lora_state_dict(dict(named))
     except KeyError as error:
         raise UserError(f"export: the LoRA lacks {error}") from error
     back = convert_unet_state_dict_to_peft(read)
@@ -71,6 +80,15 @@ def to_kohya(lora: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Ten
     return named
 
 
+def at_rank(lora: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, Tensor]:
+    """A LoRA of diffusers whose alphas are its ranks, as who reads no header has it."""
+    plain = dict(lora)
+    for layer, alpha in alphas.items():
+        up = plain[f"{layer}.lora_B.weight"]
+        plain[f"{layer}.lora_B.weight"] = up * (alpha / up.shape[1])
+    return plain
+
+
 def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int) -> dict[str, str]:
     """The file's header, by kohya's names; the base's version only where its width tells it."""
     model, method = config.model, config.method_name or "custom"
@@ -78,7 +96,6 @@ def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int
     version, v2 = KOHYA_BASES.get(lora[keys[0]].shape[1], ("", "")) if keys else ("", "")
     known = {"ss_base_model_version": version, "ss_v2": v2} if version else {}
     return {
-        "ss_network_module": "networks.lora",
         "ss_sd_model_name": model.name,
         **known,
         "ss_output_name": name,
@@ -92,19 +109,19 @@ def describe(lora: dict[str, Tensor], config: TrainConfig, name: str, epoch: int
 
 def _write_lora(checkpoint: Checkpoint, config: TrainConfig, half: bool, file: Path) -> None:
     family = pipeline_of(locate_model(config.model.name))
-    if family != "StableDiffusionPipeline":
-        raise UserError(
-            f"export: kohya's form is written for Stable Diffusion 1 and 2 only, not for {family}; "
-            f"{checkpoint.weights} is diffusers' own file already"
-        )
-    lora = load_file(checkpoint.weights)
-    run = checkpoint.folder.resolve().parents[1]
+    lora, run = load_file(checkpoint.weights), checkpoint.folder.resolve().parents[1]
     rank, alpha, alphas = read_scales(checkpoint.weights)
     header = describe(lora, config, run.name, checkpoint.epoch)
-    header |= {"ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
+    kohya = family in KOHYA
+    if not kohya:
+        lora = at_rank(lora, alphas)
     if half:
         lora = _halved(lora)
-    save_file(to_kohya(lora, alphas), file, metadata=header)
+    if kohya:
+        lora = to_kohya(lora, alphas)
+        header |= {"ss_network_module": "networks.lora"}
+        header |= {"ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
+    save_file(lora, file, metadata=header)
 
 
 def _write_pipeline(checkpoint: Checkpoint, config: TrainConfig, half: bool, folder: Path) -> None:
@@ -138,7 +155,8 @@ def _copy_base(base: Path, checkpoint: Checkpoint, folder: Path) -> None:
             shutil.copytree(base / part, folder / part)
         elif isinstance(kind, list):  # a safety checker that was never downloaded
             index[part] = [None, None]
-    index["requires_safety_checker"] = (folder / "safety_checker").is_dir()
+    if "safety_checker" in index:
+        index["requires_safety_checker"] = (folder / "safety_checker").is_dir()
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
 
 
@@ -160,7 +178,7 @@ def _check(out: Path, full: bool) -> None:
     if out.exists():
         raise UserError(f"out: {out} exists already; name another")
     if full == (out.suffix == ".safetensors"):
-        wanted = "a folder's name: all of the UNet was trained" if full else "NAME.safetensors"
+        wanted = "a folder's name: all of the network was trained" if full else "NAME.safetensors"
         raise UserError(f"out: '{out}' is refused; it takes {wanted}")
 
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from drift.errors import UserError
 from drift.files.folders import VARIANTS, variant_of
@@ -34,7 +33,7 @@ def _stable_diffusion_xl(
 
     if prediction_type != "auto":
         raise UserError("model.prediction_type: an SDXL folder says it of itself; leave it out")
-    return load(source, **_without_adapter(settings))
+    return load(source, **settings)
 
 
 def _flow(family: str, source: Path, *, prediction_type: str, **settings):
@@ -42,14 +41,7 @@ def _flow(family: str, source: Path, *, prediction_type: str, **settings):
     if prediction_type != "auto":
         raise UserError("model.prediction_type: a flow model predicts its velocity; leave it out")
     load = import_module(f"drift.models.{family}").load
-    return load(source, **_without_adapter(settings))
-
-
-def _without_adapter(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a family that is not begun with a LoRA; one that is asked for is refused."""
-    if "adapter" in settings:
-        raise UserError("model.adapter: a run on this family begins with no LoRA yet")
-    return settings
+    return load(source, **settings)
 
 
 # `model_index.json`'s class -> loader(source, device, dtype, gradient_checkpointing, ...)
@@ -199,6 +191,18 @@ def pipeline_of(source: Path) -> str:
         told = f"is a {pipeline}" if pipeline else "names no pipeline class in its model_index.json"
         raise UserError(f"model.name: '{source}' {told}; known are {', '.join(MODELS)}")
     return pipeline
+
+
+def is_told_guidance(name: str) -> bool:
+    """Whether guidance is no second pass of the model called `name`, but an input: FLUX.
+
+    Of a repository that is not read here its name tells.
+    """
+    here = find_local(name)
+    if here is None:
+        return "flux" in name.lower()
+    index = read_json(here / "model_index.json", field="model.name")
+    return index.get("_class_name") == "FluxPipeline"
 
 
 def locate_adapter(name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from drift.errors import UserError
 from drift.functional.dynamics import guide
+from drift.models.adapters import Adapter, fuse, fuse_into, read_adapter
+from drift.models.pipelines import cast
 from drift.models.trained import Trained
 from drift.types import Conditioned, Seen, TextEmbeds
 
@@ -28,6 +32,7 @@ class DiffusersPolicy(Trained):
 
     multiple: ClassVar[int] = 1  # of latents a side
     most_tokens: ClassVar[int] = 256  # of a T5, as SD 3's pipeline cuts; CLIP takes 77 by itself
+    unguided: str = ""  # why it can be drawn without guidance only, if so
 
     def __init__(
         self,
@@ -80,6 +85,17 @@ class DiffusersPolicy(Trained):
         """Whether the guidance scale is an input of the network, in place of a second branch."""
         return False
 
+    def check_guidance(self, guidance_scale: float) -> None:
+        """Refuse a scale that the model was not made for."""
+        if self.unguided and guidance_scale != 1:
+            raise UserError(
+                f"guidance_scale: {guidance_scale:g} is refused: {self.unguided}; set it to 1"
+            )
+
+    def remarks(self, guidance_scale: float) -> list[str]:
+        """What a run should be told of the model, a line each."""
+        return []
+
     def see(self, prompts: Sequence[str]) -> list[Seen]:
         """Of several text encoders, by the one that each prompt loses least to; of equals the last.
 
@@ -98,6 +114,7 @@ class DiffusersPolicy(Trained):
         guidance_scale: float,
     ) -> Float[Tensor, "B c h w"]:
         """What the network predicts, guided; a guidance scale of 1 skips the unconditional pass."""
+        self.check_guidance(guidance_scale)
         guided = guidance_scale != 1.0 and not self.is_told_guidance
         x, t, told = latents, timesteps, conditioned.prompt
         if guided:
@@ -150,6 +167,43 @@ class DiffusersPolicy(Trained):
         given = latents.to(self.device, self.pipe.vae.dtype)
         decoded = self.pipe.vae.decode(given.contiguous(memory_format=torch.channels_last)).sample
         return (decoded.float() / 2 + 0.5).clamp(0, 1).contiguous()
+
+
+Policy = TypeVar("Policy", bound=DiffusersPolicy)
+
+
+def begin(
+    policy: type[Policy],
+    read_pipe: Callable[[torch.dtype], DiffusionPipeline],
+    read_base: Callable[[], ModelMixin],
+    *,
+    dtype: torch.dtype,
+    adapter: Path | None = None,
+    fused: bool = False,
+    **settings: Any,
+) -> Policy:
+    """A policy over a pipeline; an `adapter` is `fused` into it, or lies on it to go on in.
+
+    `read_base` reads the network alone, in float32. In float32 is fused too, so that nothing is
+    rounded twice: all of the model is then read so first.
+    """
+    pipe = read_pipe(torch.float32 if fused else dtype)
+    start = read_adapter(adapter, pipe) if adapter else None
+    again = read_base
+    if start and fused:
+        fuse(start, pipe)
+        for network in pipe.components.values():
+            if isinstance(network, nn.Module):
+                cast(network, dtype)
+        again = partial(_fused, start, read_base)
+    model = policy(pipe, dtype=dtype, read_base=again, **settings)
+    if start and not fused:
+        model.begin_with(start)
+    return model
+
+
+def _fused(start: Adapter, read_base: Callable[[], ModelMixin]) -> ModelMixin:
+    return fuse_into(start, read_base())
 
 
 def see(tokenizer: Any, prompts: Sequence[str], most: int) -> list[Seen]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from drift.models.base import branches
+from drift.models.base import begin, branches
 from drift.models.flow import FlowPolicy
 from drift.models.pipelines import absent, read_folder, read_network
 from drift.types import Conditioned, TextEmbeds
@@ -34,6 +34,11 @@ class Flux(FlowPolicy):
     multiple = SIDE
     most_tokens = 512
     usual_shift = "once"
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        if not self.is_told_guidance:
+            self.unguided = "FLUX.1-schnell takes none (its guidance_embeds is false)"
 
     @property
     def channels(self) -> int:
@@ -94,7 +99,7 @@ class Flux(FlowPolicy):
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> Flux:
-    """The model in a diffusers folder."""
-    pipe = read_folder(FluxPipeline, source, dtype, absent(source, OPTIONAL))
+    """The model in a diffusers folder; for `settings` see `begin`."""
+    opened = partial(read_folder, FluxPipeline, source, parts=absent(source, OPTIONAL))
     again = partial(read_network, FluxTransformer2DModel, source, "transformer")
-    return Flux(pipe, dtype=dtype, read_base=again, **settings)
+    return begin(Flux, opened, again, dtype=dtype, **settings)

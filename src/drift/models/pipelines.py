@@ -52,7 +52,7 @@ def read_folder(
     kind: type[Pipeline], source: Path, dtype: torch.dtype, parts: dict[str, Any]
 ) -> Pipeline:
     """The pipeline in a diffusers folder, with `parts` in place of its own."""
-    _check_files(source)
+    _check_files(source, but=parts)
     parts = _variants(source, dtype, but=parts) | parts
     try:
         with quiet("diffusers", "transformers"):
@@ -64,8 +64,16 @@ def read_folder(
         raise UserError(f"model.name: {told}") from error
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse files that cannot be read, and a folder without a tokenizer's, by their names."""
+def _check_files(folder: Path, but: Container[str]) -> None:
+    """Refuse files that cannot be read, and a folder without a part's, by their names."""
+    index = read_json(folder / "model_index.json", field="model.name")
+    named = [part for part, kind in index.items() if isinstance(kind, list) and kind[0]]
+    gone = [p for p in named if p not in but and not (folder / p).is_dir()]
+    if gone:
+        raise UserError(
+            f"model.name: model_index.json of {folder} names {', '.join(gone)}, but there is no "
+            "such folder; fetch it, or if the model does without, write [null, null] in the index"
+        )
     for file in sorted(folder.glob("*/*")):
         check_file(file, field="model.name")
     words = folder / "tokenizer"
@@ -74,8 +82,17 @@ def _check_files(folder: Path) -> None:
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Store a network in `dtype`, by torch's own `to`: diffusers' warns for nothing here."""
-    return nn.Module.to(network, dtype)
+    """Store a network in `dtype`, by torch's own `to`: diffusers' warns for nothing here.
+
+    In float16 some layers of a T5 overflow; they stay in float32, as transformers loads them.
+    """
+    kept = (getattr(network, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    whole = [m for n, m in network.named_modules() if n.rpartition(".")[2] in kept]
+    weights = [(p, p.data) for module in whole for p in module.parameters()]
+    nn.Module.to(network, dtype)
+    for parameter, unrounded in weights:
+        parameter.data = unrounded
+    return network
 
 
 def read_unet(source: Path) -> UNet2DConditionModel:

@@ -14,16 +14,14 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
-from drift.models.adapters import Adapter, fuse, fuse_into_unet, read_adapter
-from drift.models.base import DiffusersPolicy, branches
-from drift.models.pipelines import PredictionType, cast, open_pipeline, read_unet
+from drift.models.base import DiffusersPolicy, begin, branches
+from drift.models.pipelines import PredictionType, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
 from drift.types import Conditioned, TextEmbeds
 
@@ -36,7 +34,27 @@ class StableDiffusion(DiffusersPolicy):
 
     def __init__(self, pipe: DiffusionPipeline, *args: Any, **settings: Any):
         super().__init__(pipe, *args, **settings)
-        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
+        self.published = self.pipe.scheduler
+        kind, config = type(self.published).__name__, self.published.config
+        if "beta_schedule" not in config:
+            raise UserError(
+                f"model.name: its scheduler is {kind}, which has no noise schedule (beta_schedule) "
+                "that DDIM could step on; this family's are DDIM, PNDM, Euler, DPM and the like"
+            )
+        if kind == "LCMScheduler" or self.pipe.unet.config.get("time_cond_proj_dim"):
+            self.unguided = "a latent consistency model (LCM) has guidance in its weights"
+        self.pipe.scheduler = DDIMScheduler.from_config(config)
+
+    def remarks(self, guidance_scale: float) -> list[str]:
+        """Turbo models are published with this sampler; but so may others be."""
+        kind, config = type(self.published).__name__, self.published.config
+        turbo = kind.startswith("EulerAncestral") and config.get("timestep_spacing") == "trailing"
+        if guidance_scale == 1 or not turbo:
+            return []
+        return [
+            f"model.name: its sampler is {kind} with trailing steps, as a Turbo model's; such a "
+            "one wants sampling.guidance_scale=1"
+        ]
 
     def schedule(self, steps: int, size: tuple[int, int] | None = None) -> DDIMSchedule:
         return ddim_schedule(self.pipe.scheduler, steps, self.device)
@@ -75,27 +93,8 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     prediction_type: PredictionType = "auto",
-    adapter: Path | None = None,
-    fused: bool = False,
     **settings,
 ) -> StableDiffusion:
-    """The model in a diffusers folder or a .safetensors file.
-
-    An `adapter` is `fused` into it, in float32, or lies on it to go on in.
-    """
-    start = read_adapter(adapter) if adapter else None
-    base = start if fused else None  # what is part of the base
-    pipe = open_pipeline(source, torch.float32 if base else dtype, prediction_type)
-    if base:
-        fuse(base, pipe)
-        for network in (pipe.unet, pipe.vae, pipe.text_encoder):
-            cast(network, dtype)
-    model = StableDiffusion(pipe, dtype=dtype, read_base=partial(_read, source, base), **settings)
-    if start and not base:
-        model.begin_with(start)
-    return model
-
-
-def _read(source: Path, fused: Adapter | None) -> UNet2DConditionModel:
-    unet = read_unet(source)
-    return fuse_into_unet(fused, unet) if fused else unet
+    """The model in a diffusers folder or a .safetensors file; for `settings` see `begin`."""
+    opened = partial(open_pipeline, source, prediction_type=prediction_type)
+    return begin(StableDiffusion, opened, partial(read_unet, source), dtype=dtype, **settings)

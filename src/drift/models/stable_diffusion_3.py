@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from drift.models.base import branches
+from drift.models.base import begin, branches
 from drift.models.flow import FlowPolicy
 from drift.models.pipelines import absent, read_folder, read_network
 from drift.types import Conditioned, TextEmbeds
@@ -36,6 +36,13 @@ class StableDiffusion3(FlowPolicy):
     @property
     def multiple(self) -> int:
         return self.network.config.patch_size
+
+    def remarks(self, guidance_scale: float) -> list[str]:
+        if self.pipe.text_encoder_3 is not None:
+            return []
+        return [
+            "model.name: without a third text encoder (T5) its tokens are zeros, as in diffusers"
+        ]
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
         """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
@@ -77,7 +84,7 @@ class StableDiffusion3(FlowPolicy):
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusion3:
-    """The model in a diffusers folder."""
-    pipe = read_folder(StableDiffusion3Pipeline, source, dtype, absent(source, OPTIONAL))
+    """The model in a diffusers folder; for `settings` see `begin`."""
+    opened = partial(read_folder, StableDiffusion3Pipeline, source, parts=absent(source, OPTIONAL))
     again = partial(read_network, SD3Transformer2DModel, source, "transformer")
-    return StableDiffusion3(pipe, dtype=dtype, read_base=again, **settings)
+    return begin(StableDiffusion3, opened, again, dtype=dtype, **settings)

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from drift.models.base import branches
+from drift.models.base import begin, branches
 from drift.models.pipelines import absent, read_folder, read_unet
 from drift.models.stable_diffusion import StableDiffusion
 from drift.types import Conditioned, TextEmbeds
@@ -62,6 +62,7 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusionXL:
-    """The model in a diffusers folder."""
-    pipe = read_folder(StableDiffusionXLPipeline, source, dtype, absent(source, OPTIONAL))
-    return StableDiffusionXL(pipe, dtype=dtype, read_base=partial(read_unet, source), **settings)
+    """The model in a diffusers folder; for `settings` see `begin`."""
+    parts = absent(source, OPTIONAL)
+    opened = partial(read_folder, StableDiffusionXLPipeline, source, parts=parts)
+    return begin(StableDiffusionXL, opened, partial(read_unet, source), dtype=dtype, **settings)

@@ -24,14 +24,8 @@ from drift.files.weights import (
     refuse_misfits,
     settle_header,
 )
-from drift.models.adapters import (
-    NAME,
-    Adapter,
-    check_fit,
-    check_settings,
-    load_into_unet,
-    trained_parameters,
-)
+from drift.models.adapters import Adapter, check_fit, load_into
+from drift.models.layers import NAME, check_settings, check_targets, trained_parameters
 
 START = "start"  # the name of the copy of an adapter as it was before training
 
@@ -56,13 +50,13 @@ class Trained:
 
     def begin_with(self, start: Adapter) -> None:
         """Put an adapter on the network, to go on in it; frozen until `train_adapter`."""
-        if start.has_text:
+        if start.texts:
             raise UserError(
                 f"model.adapter: {start.file} also has weights for the text encoder, which is not "
                 "trained here; set model.adapter_use=fuse to make it part of the base"
             )
         check_fit(start, self.part, self.network)
-        load_into_unet(start, self.network)
+        load_into(start, self.network)
         self.start = start
 
     def train_adapter(
@@ -81,6 +75,7 @@ class Trained:
         self, rank: int, alpha: int | float, target_modules: Sequence[str], seed: int
     ) -> None:
         """A fresh LoRA on the network; it changes nothing until it is trained (B starts at 0)."""
+        check_targets(self.network, target_modules)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network.add_adapter(
@@ -161,15 +156,15 @@ class Trained:
     @contextmanager
     def _as_it_began(self, start: Adapter) -> Iterator[None]:
         """A second copy of the adapter, loaded when first asked for, in the trained one's place."""
-        unet, trained = self.network, self.trainable_parameters()
-        if START not in unet.peft_config:
-            load_into_unet(start, unet, START)
-        unet.set_adapter(START)
+        network, trained = self.network, self.trainable_parameters()
+        if START not in network.peft_config:
+            load_into(start, network, START)
+        network.set_adapter(START)
         try:
             yield
         finally:
-            unet.set_adapter(NAME)
-            for parameter in unet.parameters():  # which set_adapter changes
+            network.set_adapter(NAME)
+            for parameter in network.parameters():  # which set_adapter changes
                 parameter.requires_grad_(False)
             for parameter in trained:
                 parameter.requires_grad_(True)

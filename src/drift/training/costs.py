@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from drift.config import TrainConfig
+from drift.models import is_told_guidance
 from drift.recipes import read_prompts
 
 
@@ -21,11 +22,12 @@ class Cost:
 def cost(config: TrainConfig, epochs: int | None = None) -> Cost:
     """Of the whole run or its first `epochs`.
 
-    Guidance doubles the denoiser's rows, and a backward pass counts as two. The base model's mean
-    and the replayed log-probabilities are a forward pass each, where a run has them.
+    Guidance doubles the denoiser's rows, unless it is an input (FLUX), and a backward pass counts
+    as two. The base model's mean and the replayed log-probabilities are a forward pass each, where
+    a run has them.
     """
     sampling, epochs = config.sampling, config.epochs if epochs is None else epochs
-    rows = 1 if sampling.guidance_scale == 1 else 2
+    rows = 1 if sampling.guidance_scale == 1 or is_told_guidance(config.model.name) else 2
     images = epochs * config.images_sampled
     replayed = config.method.timesteps(1, sampling.steps, 1, Generator()).shape[1]
     trained = epochs * config.images_kept * replayed

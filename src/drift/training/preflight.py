@@ -10,11 +10,14 @@ Where `model.dtype` asks for half precision its rounding is let pass too: `first
 metrics.jsonl tells how much of the first update it clips.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from drift.config import OWN_FEATURES, TrainConfig
 from drift.errors import UserError
@@ -26,6 +29,7 @@ from drift.types import PolicyModel, Rollout
 
 TOLERANCE = 5e-6  # of the ratio, in float32; or 1 % of the clip range, if that is more
 HALF = 10.0  # clip ranges that half precision may be off by (ours; not measured on a GPU yet)
+HURRIED = re.compile(r"turbo|lightning|hyper|lcm", re.IGNORECASE)  # names of models of few steps
 SAMPLES = 4  # trajectories that are scored again
 
 
@@ -39,6 +43,19 @@ def check_schedule(model: PolicyModel, config: TrainConfig) -> None:
         )
 
 
+def check_guidance(model: PolicyModel, config: TrainConfig) -> None:
+    """Refuse a guidance scale that the model was not made for; tell where it only seems so."""
+    scale, name = config.sampling.guidance_scale, config.model.name
+    model.check_guidance(scale)
+    lines = model.remarks(scale)
+    hint = HURRIED.search("/".join(Path(name).parts[-2:]))
+    if hint and scale != 1 and not lines:
+        told = f"'{name}' is called {hint[0]}: if it was distilled to few steps"
+        lines = [f"model.name: {told}, it wants sampling.guidance_scale=1"]
+    for line in lines:
+        tqdm.write(line)
+
+
 def check_features(model: PolicyModel, config: TrainConfig) -> None:
     """Refuse a model that has no features of its own where diversity is to be measured by them."""
     if config.encoder == OWN_FEATURES:
@@ -49,6 +66,7 @@ def check_features(model: PolicyModel, config: TrainConfig) -> None:
 def prepare(model: PolicyModel, config: TrainConfig) -> None:
     """Refuse a model that this run could not train, then put on it what is trained."""
     check_schedule(model, config)
+    check_guidance(model, config)
     check_features(model, config)
     make_trainable(model, config)
 
