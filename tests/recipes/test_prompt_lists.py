@@ -25,7 +25,9 @@ def test_a_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path):
     assert read_prompts(str(file)) == ["a fox", "# a heading", "a\u2028cat"]
 
 
-@pytest.mark.parametrize("name, fields", [("a.txt", None), ("a.jsonl", {"include": [{"count": 2}]})])
+@pytest.mark.parametrize(
+    "name, fields", [("a.txt", None), ("a.jsonl", {"include": [{"count": 2}]})]
+)
 def test_ten_times_the_prompts_take_about_ten_times_as_long(name, fields, tmp_path):
     file, seconds = tmp_path / name, {}
     for count in (100, 3_000, 30_000):  # the first to warm up
