@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import pytest
 from pydantic import TypeAdapter
 
-from drift.config import TrainConfig, validate
+from drift.config import TrainConfig, load_run_config, to_yaml, validate
 from drift.errors import UserError
 from drift.methods.parts import Method
 from drift.ranges import check_name, check_text
@@ -156,3 +156,14 @@ def test_a_servers_address_may_be_longer_than_a_files_name():
             load_recipe("smoke", [f"reward={other}"])
     with pytest.raises(UserError, match="encoder: a part of"):
         load_recipe("smoke", [f"encoder=clip:{address}"])
+
+
+def test_what_a_run_writes_can_be_read_back_however_long_its_lists_are(tmp_path):
+    many = ",".join(f"m{k}" for k in range(1_000))
+    lists = ("model.target_modules", "evaluation.rewards", "evaluation.encoders")
+    config = load_recipe("smoke", [f"{field}={many}" for field in lists])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_run_config(tmp_path) == config
+    for field in lists:
+        with pytest.raises(UserError, match=f"{field}: .*at most 1000 items"):
+            load_recipe("smoke", [f"{field}={many},x"])

@@ -70,5 +70,7 @@ def check_name(text: str) -> str:
     return text
 
 
+LISTED = Field(max_length=1_000)  # of one list; a run's own file is read back whole
+
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, AfterValidator(check_name)]

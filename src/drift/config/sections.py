@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from drift.errors import refuse
 from drift.ranges import (
+    LISTED,
     STRICT,
     Alpha,
     Amount,
@@ -47,9 +48,9 @@ def _reward(text: str) -> str:
     return name
 
 
-Names = Annotated[tuple[Name, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[Name, ...], LISTED, BeforeValidator(_split)]
 RewardName = Annotated[Text, AfterValidator(_reward)]  # equal rewards have equal names
-RewardNames = Annotated[tuple[RewardName, ...], BeforeValidator(_split)]
+RewardNames = Annotated[tuple[RewardName, ...], LISTED, BeforeValidator(_split)]
 TrackerName = Literal["tensorboard", "wandb"]
 TrackerNames = Annotated[tuple[TrackerName, ...], BeforeValidator(_split)]
 JUDGES = "name others there: vae (nothing to fetch), clip, dreamsim, or a -tiny one"

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from drift.errors import UserError, refuse
-from drift.ranges import STRICT, Weight
+from drift.ranges import LISTED, STRICT, Weight
 from drift.types import Schedule
 
 
@@ -48,7 +48,7 @@ class GivenWeights:
     Those by which independent batches agree best: `python -m benchmarks signal` measures them.
     """
 
-    weights: tuple[Weight, ...]
+    weights: Annotated[tuple[Weight, ...], LISTED]
     kind: Literal["given"] = "given"
 
     def __post_init__(self) -> None:
