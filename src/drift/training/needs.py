@@ -185,7 +185,7 @@ def refuse_others(run: Path, before: Any, now: dict[str, list[dict[str, Any]]]) 
         raise UserError(
             f"{run / 'environment.json'}: 'weights' is not as a run writes it"
         ) from error
-    new = _flatten(now)
+    new = _flatten(_named_as(before, now))
     moved = {role for role in MOVABLE if _sums(before, role) == _sums(now, role)}
     unknown = {role for role in now if role.startswith((PROMPTS, HELPERS))}
     passed = moved | (unknown if PROMPTS not in before else set())  # from before it was recorded
@@ -208,6 +208,12 @@ def _flatten(written: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
         for entry in entries
         for file, sha256 in entry.get("sha256", {}).items()
     }
+
+
+def _named_as(before: Any, now: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What may have moved, by the name that it had before."""
+    one = [role for role in MOVABLE if len(before.get(role, [])) == len(now.get(role, [])) == 1]
+    return now | {role: [now[role][0] | {"name": before[role][0]["name"]}] for role in one}
 
 
 def _sums(written: dict[str, list[dict[str, Any]]], role: str) -> list[str]:
