@@ -432,7 +432,12 @@ def test_an_evaluation_that_was_damaged_is_left_out_by_name_and_done_again(
     evaluate([run], checkpoints="all", overrides=QUICK)
     assert drawn == [("40", p) for p in range(3)] and files_of(last) == whole
 
-    (first / "manifest.json").unlink()  # one of before there were any
+    (first / "manifest.json").unlink()
+    told = stored.examine_evaluation(first)
+    assert isinstance(told, str) and told.startswith("is incomplete") and "manifest.json" in told
+    old = json.loads((first / "metrics.json").read_text())
+    del old["sealed"]  # one of before there were any
+    (first / "metrics.json").write_text(json.dumps(old))
     assert evaluate([run], checkpoints="20", overrides=QUICK)[1] == first and len(drawn) == 3
 
 

@@ -124,5 +124,5 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path):
         with pytest.raises(UserError, match=message):
             generate(tmp_path, ["a cat"], out=tmp_path, **{"seeds": [0]} | changes)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="out: cannot write to the folder .*file: File exists"):
+    with pytest.raises(UserError, match="out: cannot write .*file: File exists"):
         generate(tmp_path, ["a cat"], out=tmp_path / "file", seeds=[0])

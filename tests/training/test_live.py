@@ -1,5 +1,6 @@
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from drift.cli import main
 from drift.config import LiveConfig
 from drift.errors import UserError
+from drift.files.manifest import seal
 from drift.functional.diversity import mean_pairwise_distance
 from drift.methods.parts import CleanPrompt
 from drift.recipes import load_recipe, read_prompts
@@ -265,11 +267,15 @@ def test_an_alarm_that_stops_saves_says_why_and_is_gone_on_from_if_allowed(
 COURSE = [(0, 0.0, 0.5), (2, 1.0, 0.45), (4, 2.0, 0.4), (6, 1.5, 0.35), (8, 1.9, 0.39)]
 
 
-def checkpoints(run, *epochs: int, files: dict | None = None) -> None:
+def checkpoints(run, *epochs: int, gone: Sequence[str] = ()) -> None:
     for epoch in epochs:
         folder = run / "checkpoints" / f"step-{epoch:06d}"
         folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text(json.dumps({"epoch": epoch, "files": files or {}}))
+        for name in (*checkpoint.WEIGHTS[:1], checkpoint.MOMENTS, checkpoint.STATE):
+            (folder / name).write_text("")
+        seal(folder, epoch=epoch)
+        for name in gone:
+            (folder / name).unlink()
 
 
 def left(run) -> list[str]:
@@ -299,7 +305,7 @@ def test_all_are_kept_by_default_and_twins_both(tmp_path):
 
 def test_damaged_checkpoints_and_unseen_ones_decide_nothing_and_stay(tmp_path):
     checkpoints(tmp_path, 1, 2, 6, 8)  # 1 was not looked at
-    checkpoints(tmp_path, 4, files={"gone": "0" * 64})  # which would dominate 6 and 8
+    checkpoints(tmp_path, 4, gone=["state.json"])  # which would dominate 6 and 8
     prune(tmp_path, seen(*COURSE, keep="pareto"), last=6)
     assert left(tmp_path) == [f"step-00000{epoch}" for epoch in (1, 2, 4, 6, 8)]
 
@@ -332,10 +338,10 @@ def test_nothing_is_deleted_before_the_newer_is_on_disk(config, monkeypatch):
 
     with monkeypatch.context() as patch:
 
-        def killed(path):
+        def killed(folder, **facts):
             raise KeyboardInterrupt
 
-        patch.setattr(checkpoint, "_sync", killed)
+        patch.setattr(checkpoint, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config("run", *better), resume=True, progress=False)
     assert [c.epoch for c in list_checkpoints(run)[0]] == [1, 2]

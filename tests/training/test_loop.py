@@ -270,7 +270,7 @@ def test_a_run_records_its_weights_and_goes_on_with_no_others(config, own_model,
     own = [f"model.name={own_model}", "epochs=1"]
     run = train(config("grpo", "run", *own), progress=False)
     written = json.loads((run / "environment.json").read_text())["weights"]
-    assert list(written) == ["model", "reward pickscore-tiny", "encoder dreamsim-tiny"]
+    assert list(written) == ["model", "reward pickscore-tiny", "encoder dreamsim-tiny", "prompts"]
     assert "unet/diffusion_pytorch_model.safetensors" in written["model"][0]["sha256"]
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
@@ -526,6 +526,7 @@ def test_a_checkpoint_from_before_slots_had_states_resumes(config):
     path.write_text(json.dumps(state))
     manifest = json.loads((path.parent / "manifest.json").read_text())
     manifest["files"]["state.json"] = checksum(path)
-    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    old = {key: manifest[key] for key in ("epoch", "files")}
+    (path.parent / "manifest.json").write_text(json.dumps(old, indent=1))
     straight = train(config("ddpo-buffered", "straight"), progress=False)
     assert_equal_weights(straight, train(config("ddpo-buffered"), resume=True, progress=False))

@@ -146,7 +146,7 @@ def test_the_judge_that_is_put_beside_the_training_encoder_is_listed():
 def test_a_record_holds_every_file_that_is_used():
     written = record(load_recipe("smoke", ["reward=hpsv2-tiny + pickscore-tiny"]))
     roles = ["model", "reward hpsv2-tiny", "reward pickscore-tiny", "encoder dreamsim-tiny"]
-    assert list(written) == roles
+    assert list(written) == [*roles, "prompts"]
     for role, part in zip(
         roles, ("model", "hpsv2-tiny", "pickscore-tiny", "dreamsim-tiny"), strict=True
     ):
@@ -197,7 +197,7 @@ def test_other_files_are_told_one_by_one_in_one_line(tmp_path):
     before = {"model": entry("m", unet="a" * 64, vae="b" * 64)}
     now = {"model": entry("m", unet="c" * 64), "encoder e": entry("e", w="d" * 64)}
     told = (
-        f"cannot resume {tmp_path}: its weights were others: "
+        f"cannot resume {tmp_path}: it was begun with others: "
         "model, unet of m (then aaaaaaaaaaaa, now cccccccccccc); "
         "model, vae of m (then bbbbbbbbbbbb, now absent); "
         "encoder e, w of e (then absent, now dddddddddddd)"

@@ -1,14 +1,14 @@
 """Pictures of an evaluation on their way: chunks of prompts, drawn and kept one by one.
 
-A chunk is there whole or not at all: it is written under another name, synced and renamed. So what
+A chunk is there whole or not at all, and ends in its own SHA-256. So what
 was interrupted goes on with the chunks that are missing, and processes that see the same folder
 share the work. The folder's name tells what the pictures are of, so that a leftover of other
 settings or weights is never taken for them.
 """
 
 import hashlib
+import io
 import json
-import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ import numpy as np
 from drift.errors import UserError
 from drift.evaluation.measures import Pixels
 from drift.evaluation.settings import JUDGING
+from drift.files.writing import replacing
 
+DIGEST = hashlib.sha256().digest_size  # bytes at a chunk's end
 IMAGES = 40  # about as many in a chunk, whole prompts; an interruption costs no more
 
 
@@ -54,17 +56,22 @@ class Chunks:
 
     def write(self, chunk: range, pixels: Pixels) -> None:
         """Put the chunk there at once; two that write the same one do no harm."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{uuid.uuid4().hex}"
-        with partial.open("xb") as file:
-            np.save(file, pixels)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._file(chunk))
+        buffer = io.BytesIO()
+        np.save(buffer, pixels)
+        content = buffer.getvalue()
+        tag = f".{uuid.uuid4().hex}"
+        with replacing(self._file(chunk), field="evaluate", tag=tag) as partial:
+            partial.write_bytes(content + hashlib.sha256(content).digest())
 
-    def read(self) -> Pixels:
-        """All pictures; every chunk is there."""
-        return np.concatenate([np.load(self._file(chunk)) for chunk in self.all])
+    def read(self, chunk: range) -> Pixels | None:
+        """The pictures of a chunk; None if it is not there, or not as it was written."""
+        try:
+            data = self._file(chunk).read_bytes()
+        except OSError:
+            return None
+        content, digest = data[:-DIGEST], data[-DIGEST:]
+        whole = hashlib.sha256(content).digest() == digest
+        return np.load(io.BytesIO(content), allow_pickle=False) if whole else None
 
 
 def chunks_of(folder: Path, wanted: dict[str, Any]) -> Chunks:
@@ -77,10 +84,8 @@ def chunks_of(folder: Path, wanted: dict[str, Any]) -> Chunks:
     return Chunks(partial, len(settings["prompts"]), settings["images_per_prompt"])
 
 
-def put_in_place(partial: Path, folder: Path) -> None:
-    """Rename a whole evaluation to its own name, in place of an older one; leftovers go."""
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+def clear_leftovers(folder: Path) -> None:
+    """Chunks and half-written folders of an evaluation, which is whole now, go."""
     for leftover in folder.parent.glob(f".{folder.name}.*partial"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -3,9 +3,12 @@
 Which models, in which order, what is there already, and who draws what; `jobs` does it.
 """
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,13 +21,16 @@ from drift.config import TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.evaluation import stored
-from drift.evaluation.chunks import WHOLE, Share, put_in_place
+from drift.evaluation.chunks import WHOLE, Share, clear_leftovers
 from drift.evaluation.jobs import Job, Policy, draw_missing, judge
 from drift.evaluation.measures import Judges
 from drift.evaluation.progress import Progress
 from drift.evaluation.settings import JUDGING, parse_changes, settings_of
 from drift.files.checksums import joint, joint_checksum
 from drift.files.hub import SHIPPED
+from drift.files.locks import together
+from drift.files.records import settings_difference
+from drift.files.writing import replacing
 from drift.menagerie.probe import load_probe
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.models import adapter_files, is_model, locate_adapter, locate_model, model_files
@@ -37,6 +43,7 @@ from drift.training.scoring import open_rewards
 
 PROBE = SHIPPED / "probe"  # reads the Menagerie's ground truth off pictures
 POLL = 1.0  # seconds between looks at what other processes have drawn
+PATIENCE = 600.0  # seconds without anything new from them
 
 
 @dataclass(frozen=True)
@@ -77,25 +84,41 @@ def evaluate(
     if not overwrite:
         _keep_others(opened, name)
     jobs = plan_jobs(opened, name)
-    if base is not None:
+    if base:
         jobs = [job for job in jobs if share.judges or job.checkpoint]
+    with ExitStack() as stack:
+        if not all(job.complete for job in jobs):
+            for target in opened:
+                stack.enter_context(_held(target, name, share))
         for job in jobs:
-            if job.checkpoint is None and not job.complete:
+            if base and job.checkpoint is None and not job.complete:
                 _bring_base(base, job, name)
-    todo = []
-    for job in jobs:
-        if job.complete:
-            tqdm.write(f"{job.folder} is complete already, with these settings")
-            _copy_base(job)
-        else:
-            todo.append(job)
-    if todo:
-        _work_through(todo, share)
+        todo = []
+        for job in jobs:
+            if job.complete:
+                tqdm.write(f"{job.folder} is complete already, with these settings")
+                _copy_base(job)
+            else:
+                todo.append(job)
+        if todo:
+            _work_through(todo, share)
     return [
         stored.evaluation_folder(target.run, step, name)
         for target in opened
         for step in (0, *(checkpoint.epoch for checkpoint in target.chosen))
     ]
+
+
+def _held(target: Target, name: str, share: Share) -> AbstractContextManager[None]:
+    """A run's evaluations of this name, for this process and other shares of the same one."""
+    what = json.dumps([target.wanted["settings"], target.wanted["model"]["sha256"], share.parts])
+    return together(
+        stored.evaluations_folder(target.run, name),
+        member=f"share-{share.part}",
+        purpose=hashlib.sha256(what.encode()).hexdigest()[:12],
+        field="evaluate",
+        advice="wait until it is done, give another --name, or share one by --share 1/2 and 2/2",
+    )
 
 
 def open_targets(
@@ -127,7 +150,7 @@ def open_targets(
         settings["weights"] = record_judges(config, hashes)
         if settings["judge"]:
             settings["weights"]["ground truth"] = joint_checksum(PROBE.iterdir())
-        different = opened and stored.settings_difference(opened[0].wanted["settings"], settings)
+        different = opened and settings_difference(opened[0].wanted["settings"], settings)
         if different:
             raise UserError(
                 f"evaluate: {targets[0]} and {path} would not be judged alike: {different}; "
@@ -220,10 +243,9 @@ def _copy_base(job: Job) -> None:
 
 def _copy(source: Path, folder: Path) -> None:
     if source.resolve() != folder.resolve():
-        partial = folder.with_name(f".{folder.name}.copy.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        put_in_place(partial, folder)
+        with replacing(folder, field="evaluate") as partial:
+            shutil.copytree(source, partial)
+        clear_leftovers(folder)
 
 
 def _open_judges(job: Job) -> Judges:
@@ -262,25 +284,38 @@ def _work_through(todo: list[Job], share: Share) -> None:
             draw_missing(job, chunks, policy, progress)
             drawn.append((job, time.perf_counter() - start))
             while share.judges and drawn and drawn[0][0].ready:
-                _finish(*drawn.pop(0), judges, progress)
+                _finish(*drawn.pop(0), judges, policy, progress)
         for job, seconds in drawn if share.judges else []:
-            _wait(job, progress)
-            _finish(job, seconds, judges, progress)
+            _wait(job, share, progress)
+            _finish(job, seconds, judges, policy, progress)
     if not share.judges:
         tqdm.write(f"share {share.part}/{share.parts} is drawn; share 1/{share.parts} judges it")
 
 
-def _wait(job: Job, progress: Progress) -> None:
-    """Until the other shares have drawn their chunks."""
+def _wait(job: Job, share: Share, progress: Progress) -> None:
+    """Until the other shares have drawn their chunks; none that comes in PATIENCE is an error."""
     if not job.ready:
         tqdm.write(f"{job.name}: waiting for the other shares")
+    left, since = -1, 0.0
     while not job.ready:
-        left = sum(map(len, job.chunks.missing))
-        progress.show(f"{job.name}: waiting for {left} prompts of the other shares")
+        missing = job.chunks.missing
+        if len(missing) != left:
+            left, since = len(missing), time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            owners = sorted({job.chunks.all.index(chunk) % share.parts + 1 for chunk in missing})
+            asked = " and ".join(f"--share {part}/{share.parts}" for part in owners)
+            raise UserError(
+                f"share: {job.name} waits for prompts {missing[0].start + 1} to "
+                f"{missing[-1].stop}, and none came for {PATIENCE / 60:g} minutes; start the same "
+                f"command with {asked}, then this one again, or without --share"
+            )
+        progress.show(f"{job.name}: waiting for {sum(map(len, missing))} prompts of other shares")
         time.sleep(POLL)
 
 
-def _finish(job: Job, seconds: float, judges: dict[str, Judges], progress: Progress) -> None:
-    judge(job, judges[job.config.model.name], seconds, progress)
+def _finish(
+    job: Job, seconds: float, judges: dict[str, Judges], policy: Policy, progress: Progress
+) -> None:
+    judge(job, judges[job.config.model.name], policy, seconds, progress)
     _copy_base(job)
     progress.say(f"wrote {job.folder}")

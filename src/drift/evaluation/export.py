@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drift.config import TrainConfig, load_run_config
 from drift.errors import UserError
 from drift.files.weights import read_json
+from drift.files.writing import replacing
 from drift.models import is_whole, locate_model, pipeline_of
 from drift.training import runs
 from drift.training.checkpoint import Checkpoint
@@ -193,22 +194,7 @@ def export(run: Path, out: Path, *, checkpoint: str = "last", half: bool = False
     chosen = runs.choose_checkpoints(run, checkpoint)
     if len(chosen) != 1:
         raise UserError(f"checkpoint: name one that was trained, not '{checkpoint}'")
-    partial = out.with_name(f".{out.name}.partial")
     write = _write_pipeline if full else _write_lora
-    _remove(partial)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out, field="out") as partial:
         write(chosen[0], config, half, partial)
-        partial.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"out: cannot write {out}: {error}") from error
-    finally:
-        _remove(partial)
     return out
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()

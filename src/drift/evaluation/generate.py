@@ -17,6 +17,7 @@ from tqdm import tqdm
 from drift.errors import UserError
 from drift.evaluation.pictures import SHEET
 from drift.evaluation.sheets import contact_sheet
+from drift.files.writing import replacing, told
 from drift.methods.parts import CleanPrompt
 from drift.pixels import to_pixels
 from drift.training import runs
@@ -42,6 +43,11 @@ def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
         raise UserError("generate: seeds must be different and not negative")
 
 
+def _save(image: Image.Image, path: Path) -> None:
+    with replacing(path, field="out") as partial:
+        image.save(partial, format="PNG")
+
+
 def generate(
     target: Path,
     prompts: Sequence[str],
@@ -64,10 +70,8 @@ def generate(
     chosen = runs.choose_checkpoints(target, checkpoint) if runs.is_run(target) else []
     if len(chosen) > 1:
         raise UserError(f"checkpoint: name one, not '{checkpoint}'")
-    try:
+    with told(out, field="out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out: cannot write to the folder {out}: {error.strerror}") from error
     model = load_policy(config, chosen[0].folder if chosen else None)
     for line in cut_prompts(model, prompts):
         tqdm.write(line)
@@ -86,6 +90,6 @@ def generate(
         rows.append(to_pixels(drawn.images)[0])
         for seed, pixels in zip(seeds, rows[-1], strict=True):
             paths.append(out / f"{slug}-{seed}.png")
-            Image.fromarray(pixels).save(paths[-1])
-    contact_sheet(np.stack(rows), list(prompts)).save(out / SHEET)
+            _save(Image.fromarray(pixels), paths[-1])
+    _save(contact_sheet(np.stack(rows), list(prompts)), out / SHEET)
     return [*paths, out / SHEET]

@@ -5,7 +5,6 @@ again from the stored `images.npz`: where only the judges are new, nothing is dr
 """
 
 import json
-import shutil
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,11 +18,13 @@ from tqdm import tqdm
 
 from drift.config import TrainConfig
 from drift.evaluation import stored
-from drift.evaluation.chunks import Chunks, chunks_of, put_in_place
+from drift.evaluation.chunks import Chunks, chunks_of, clear_leftovers
 from drift.evaluation.measures import Judges, Pixels, measure, measure_against
 from drift.evaluation.progress import Progress
 from drift.evaluation.settings import JUDGING
 from drift.evaluation.sheets import contact_sheet, webp
+from drift.files.manifest import seal
+from drift.files.writing import replacing
 from drift.methods.parts.conditioning import CleanPrompt
 from drift.pixels import to_pixels
 from drift.training.checkpoint import Checkpoint
@@ -135,10 +136,22 @@ def draw_missing(job: Job, mine: list[range], policy: Policy, progress: Progress
         progress.advance(job.passes[0] * job.images * len(chunk))
 
 
-def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
+def gather(job: Job, policy: Policy) -> Pixels:
+    """All pictures, every chunk of which is there; one that was damaged is drawn again."""
+    pieces = []
+    for chunk in job.chunks.all:
+        pixels = job.chunks.read(chunk)
+        if pixels is None:
+            tqdm.write(f"{job.name}: chunk {chunk.start} was damaged, and is drawn again")
+            pixels = draw(job, chunk, policy.of(job))
+        pieces.append(pixels)
+    return np.concatenate(pieces)
+
+
+def judge(job: Job, judges: Judges, policy: Policy, seconds: float, progress: Progress) -> None:
     """Measure the pictures, all of which are there, and write the evaluation."""
-    chunks, start = job.chunks, time.perf_counter()
-    pixels = stored.read_pictures(job.folder) if job.drawn else chunks.read()
+    start = time.perf_counter()
+    pixels = stored.read_pictures(job.folder) if job.drawn else gather(job, policy)
     work = job.passes[1] * job.images
 
     def judged(p: int) -> None:
@@ -153,6 +166,7 @@ def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
     figures |= measure_against(features, reference)
     metrics = {
         "format": stored.FORMAT,
+        "sealed": True,
         "step": job.checkpoint.epoch if job.checkpoint else 0,
         **job.wanted,
         "images": pixels.shape[0] * pixels.shape[1],
@@ -164,14 +178,14 @@ def judge(job: Job, judges: Judges, seconds: float, progress: Progress) -> None:
 
 
 def _write(job: Job, metrics: dict, pixels: Pixels, features: dict[str, Tensor]) -> None:
-    """All files of an evaluation among its chunks, then under their own name."""
-    whole = job.chunks.folder / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir(parents=True)
-    np.savez_compressed(whole / "images.npz", images=pixels)
-    save_file({n: E.contiguous() for n, E in features.items()}, whole / "features.safetensors")
-    (whole / "sheet.webp").write_bytes(webp(contact_sheet(pixels, job.prompts)))
+    """All files of an evaluation, then their manifest; the chunks are not needed any more."""
+    sheet = webp(contact_sheet(pixels, job.prompts))
     text = json.dumps(metrics, indent=1, allow_nan=False, ensure_ascii=False)
-    (whole / "metrics.json").write_text(text, encoding="utf-8")
-    stored.seal(whole)
-    put_in_place(whole, job.folder)
+    with replacing(job.folder, field="evaluate") as whole:
+        whole.mkdir()
+        np.savez_compressed(whole / "images.npz", images=pixels)
+        save_file({n: E.contiguous() for n, E in features.items()}, whole / "features.safetensors")
+        (whole / "sheet.webp").write_bytes(sheet)
+        (whole / stored.METRICS).write_text(text, encoding="utf-8")
+        seal(whole, step=metrics["step"])
+    clear_leftovers(job.folder)

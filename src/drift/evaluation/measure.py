@@ -19,6 +19,7 @@ from drift.encoders import load_encoder
 from drift.errors import UserError
 from drift.evaluation.measures import NEIGHBOURS, directions, summarise, whole
 from drift.evaluation.pictures import find_sets, read_picture
+from drift.files.writing import told, write_text
 from drift.functional.coverage import covered
 from drift.functional.diversity import mean_pairwise_distance, vendi_score
 from drift.training.policy import pick_device
@@ -26,6 +27,7 @@ from drift.training.scoring import AT_ONCE, embed
 from drift.types import ImageEncoder
 
 PIXELS = AT_ONCE * 512**2  # in a batch at most: photographs are large
+OUT = "measure: --out"
 ByPrompt = dict[str, Float[Tensor, "_ _"]]  # features "N D" of each prompt's N pictures
 
 
@@ -70,27 +72,18 @@ def measure_folders(
 def check_out(out: Path) -> None:
     """Refuse a file that is there already, or cannot be written, before anything is measured."""
     try:
-        out.open("x").close()
-        out.unlink()
-    except FileExistsError as error:
-        raise UserError(f"measure: --out {out} exists already; name another") from error
-    except (OSError, ValueError) as error:
-        raise _unwritable(out, error) from error
+        with told(out, field=OUT):
+            out.open("x").close()
+            out.unlink()
+    except ValueError as error:  # no name of a file
+        raise UserError(f"{OUT}: cannot write {out}: {error}") from error
 
 
 def write_measured(measured: Sequence[Measured], reference: Path | None, out: Path) -> None:
     """All figures as JSON, with those of every prompt."""
-    told = {"reference": reference and str(reference), "neighbours": NEIGHBOURS}
-    told["folders"] = [asdict(one) for one in measured]
-    try:
-        out.write_text(json.dumps(told, indent=1) + "\n")
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _unwritable(out: Path, error: OSError | ValueError) -> UserError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return UserError(f"measure: --out {out} cannot be written: {reason}")
+    content = {"reference": reference and str(reference), "neighbours": NEIGHBOURS}
+    content["folders"] = [asdict(one) for one in measured]
+    write_text(out, json.dumps(content, indent=1) + "\n", field=OUT)
 
 
 def _encode(sets: dict[str, list[Path]], judges: dict[str, ImageEncoder]) -> dict[str, ByPrompt]:

@@ -1,10 +1,8 @@
 """Evaluations as they lie in a run folder: where, whether they are whole, and what they are of."""
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from drift.errors import UserError
-from drift.files.checksums import checksum
+from drift.files.manifest import MANIFEST, Damaged, check_files, read_manifest
+from drift.files.records import parse_object, settings_difference
 
 FORMAT = 1  # of metrics.json; an evaluation of another format is done again
 DEFAULT = "default"  # the evaluation that nobody named, which lies in `evaluations` itself
-MANIFEST = "manifest.json"
-LONGEST = 60  # characters of a value in a message
+METRICS = "metrics.json"
+FILES = (METRICS, "images.npz", "features.safetensors")  # besides a sheet of the pictures
 NAME = re.compile(r"(?!evaluations$|step-)[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
@@ -53,34 +52,24 @@ def evaluation_names(run: Path) -> list[str]:
     return [DEFAULT, *named] if list_evaluations(run) else named
 
 
-def seal(folder: Path) -> None:
-    """Write the checksums of an evaluation's files beside them."""
-    files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
-
-
 def examine_evaluation(folder: Path) -> dict[str, Any] | str:
     """The metrics of a complete evaluation of the present format, or in a phrase what is wrong.
 
-    (Evaluations of old have no checksums, and are taken as they are.)
+    (Those from before there were checksums are taken as they are; later ones say that they have.)
     """
-    manifest = folder / MANIFEST
     try:
-        sealed = json.loads(manifest.read_text())["files"] if manifest.exists() else {}
-        for name, expected in sealed.items():
-            file = folder / Path(name).name
-            if _checksum(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
-                return f"'{name}' is damaged"
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = parse_object((folder / METRICS).read_bytes())
+        if (folder / MANIFEST).exists() or metrics.get("sealed"):
+            check_files(folder, read_manifest(folder, required=FILES, old={"files"}))
+        if folder.name != f"step-{metrics['step']:06d}":
+            return f"says that it is of step {metrics['step']}, unlike its name"
         return metrics if metrics["format"] == FORMAT else "is of another format"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Damaged as error:
+        return str(error)
+    except ValueError as error:
+        return f"'{METRICS}' is damaged: {error}"
+    except (OSError, KeyError, TypeError) as error:
         return f"is incomplete ({type(error).__name__}: {error})"
-
-
-@lru_cache(maxsize=1024)
-def _checksum(file: Path, changed: int, size: int) -> str:
-    """Of a file that changed last at that time."""
-    return checksum(file)
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -126,22 +115,6 @@ def list_evaluations(
     return read
 
 
-def settings_difference(
-    one: dict[str, Any], two: dict[str, Any], ignore: Collection[str] = (), told: str = "{} and {}"
-) -> str | None:
-    """Name and values of the first setting in which two evaluations differ, in one short line.
-
-    `told` says which value is which: "{} then, {} now".
-    """
-    for key in {**one, **two}:
-        here, there = one.get(key), two.get(key)
-        if key not in ignore and here != there:
-            if isinstance(here, dict) and isinstance(there, dict):
-                return f"{key}: {settings_difference(here, there, told=told)}"
-            return f"{key} ({told.format(*_apart(here, there))})"
-    return None
-
-
 def first_difference(
     ours: dict[str, Any],
     theirs: dict[str, Any],
@@ -162,18 +135,3 @@ def is_same(folder: Path, wanted: dict[str, Any], ignore: Collection[str] = ()) 
     if found is None or found["adapter"] != wanted["adapter"]:
         return False
     return first_difference(found, wanted, ignore) is None
-
-
-def _apart(here: Any, there: Any) -> tuple[str, str]:
-    """Two values in short; of long lists their lengths, or the first items that differ."""
-    long = max(len(str(here)), len(str(there))) > LONGEST
-    if isinstance(here, list) and isinstance(there, list) and long:
-        if len(here) != len(there):
-            return f"{len(here)} of them", f"{len(there)} of them"
-        here, there = next(pair for pair in zip(here, there, strict=True) if pair[0] != pair[1])
-    return _shorten(here), _shorten(there)
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

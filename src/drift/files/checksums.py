@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -15,6 +16,19 @@ def checksum(path: Path, advance: Callable[[int], object] = int) -> str:
             digest.update(piece)
             advance(len(piece))
     return digest.hexdigest()
+
+
+_REMEMBERED: dict[tuple[Path, int, int], str] = {}
+RECENT = 2.0  # seconds: a file this young may change again without another time
+
+
+def remembered(path: Path) -> str:
+    """SHA-256 of a file, read once in this process for as long as its size and time stay."""
+    state = path.stat()
+    key = path.resolve(), state.st_size, state.st_mtime_ns
+    if key not in _REMEMBERED or time.time() - state.st_mtime < RECENT:
+        _REMEMBERED[key] = checksum(path)
+    return _REMEMBERED[key]
 
 
 def published_checksum(path: Path) -> str | None:
@@ -46,5 +60,5 @@ def joint_checksum(paths: Iterable[Path], known: dict[Path, str] | None = None) 
     known = {} if known is None else known
     for path in (paths := sorted(paths)):
         place = path.resolve()
-        known[place] = known.get(place) or published_checksum(path) or checksum(path)
+        known[place] = known.get(place) or published_checksum(path) or remembered(path)
     return joint((path.name, known[path.resolve()]) for path in paths)

@@ -98,6 +98,15 @@ def refuse_misfits(misfits: dict[str, list[str]], *, source: Path, kind: str, fi
         raise UserError(f"{field}: {source} does not fit {kind}; {'; '.join(told)}")
 
 
+def check_numbers(state: dict[str, Tensor], *, source: Path, field: str) -> None:
+    """Refuse what a run does not write: numbers that are not float32, or not finite."""
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32:
+            raise UserError(f"{field}: {source} has {name} in {tensor.dtype}, not in float32")
+        if not tensor.isfinite().all():
+            raise UserError(f"{field}: {source} has numbers in {name} that are not finite")
+
+
 def read_json(file: Path, *, field: str) -> dict[str, Any]:
     """The JSON object in `file`; an absent file is an empty one."""
     try:

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from drift.errors import UserError
 from drift.files.weights import (
+    check_numbers,
     fit_weights,
     misfits_of,
     read_weights,
@@ -124,7 +125,9 @@ class Trained:
         """Put saved weights into the adapter that is trained, or the network unfrozen."""
         if not self._adapted:
             file, field = folder / SAFETENSORS_WEIGHTS_NAME, "checkpoint"
-            fit_weights(self.network, read_weights(file, field=field), source=file, field=field)
+            state = read_weights(file, field=field)
+            check_numbers(state, source=file, field=field)
+            fit_weights(self.network, state, source=file, field=field)
             return
         file, field = folder / LORA_WEIGHT_NAME_SAFE, "checkpoint"
         state = read_weights(file, field=field)
@@ -132,6 +135,7 @@ class Trained:
         wanted = get_peft_model_state_dict(self.network, adapter_name=NAME)
         misfits = misfits_of(weights, wanted)
         refuse_misfits(misfits, source=file, kind="the run's LoRA", field=field)
+        check_numbers(weights, source=file, field=field)
         set_peft_model_state_dict(self.network, weights, NAME)
 
     @contextmanager

@@ -20,6 +20,8 @@ from drift.evaluation.stored import (
     first_difference,
     list_evaluations,
 )
+from drift.files.records import read_object
+from drift.files.writing import told, write_texts
 from drift.report.arms import Compared, group, name_runs
 from drift.report.comparison import Comparison, comparison
 from drift.report.page.render import render
@@ -43,8 +45,7 @@ def read_runs(folders: Sequence[Path], name: str = DEFAULT) -> list[Compared]:
         evaluations = list_evaluations(folder, name, tqdm.write)
         if 0 not in evaluations or len(evaluations) < 2:
             raise _not_evaluated(folder, name)
-        path = folder / "environment.json"
-        environment = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        environment = read_object(folder / "environment.json", field="compare")
         runs.append(
             Compared(label, folder, config, evaluations, read_training(folder), environment, name)
         )
@@ -151,11 +152,10 @@ def compare(
         "comparison.json": _json(found, command, [summary, *sentences], table),
         **tables(found, summary, sentences),
     }
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    for name, text in written.items():
-        (out / name).write_text(text, encoding="utf-8")
+    write_texts(out, written, field="out")
     if figures:
-        plots.draw(found, out)
+        with told(out, field="out"):
+            plots.draw(found, out)
     return out / "report.html"
 
 

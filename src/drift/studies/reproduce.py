@@ -16,15 +16,15 @@ from tqdm import tqdm
 
 from drift.studies.plans import STUDIES, Planned, plan_runs
 from drift.studies.processes import judge_all, run_all
-from drift.training.checkpoint import list_checkpoints
+from drift.training.checkpoint import newest_checkpoint
 from drift.training.costs import cost, judged_images
 from drift.training.tracking import read_metrics
 
 
 def finished(run: Planned) -> bool:
     """Whether its last checkpoint is there."""
-    valid, _ = list_checkpoints(run.folder)
-    return bool(valid) and valid[-1].epoch >= run.config.epochs
+    newest = newest_checkpoint(run.folder)
+    return newest is not None and newest.epoch >= run.config.epochs
 
 
 def tell(name: str, runs: Sequence[Planned], todo: Sequence[Planned], at_once: int) -> list[str]:

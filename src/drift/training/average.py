@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import Parameter
+
+from drift.errors import UserError
+from drift.files.weights import check_numbers, misfits_of, read_weights, refuse_misfits
 
 TRAINED = "trained.safetensors"  # in a checkpoint: the weights that the average is of
 
@@ -47,8 +50,15 @@ def save_trained(average: EMAModel, parameters: list[Parameter], folder: Path) -
 
 def load_trained(average: EMAModel, parameters: list[Parameter], folder: Path) -> None:
     """Take the weights on the model for the average, and put those that are trained there."""
-    kept = load_file(folder / TRAINED)
-    average.optimization_step = int(kept.pop("updates"))
+    file, field = folder / TRAINED, "checkpoint"
+    kept = read_weights(file, field=field)
+    updates = kept.pop("updates", None)
+    if updates is None or updates.numel() != 1 or updates.is_floating_point():
+        raise UserError(f"{field}: {file} does not tell how many updates the average has seen")
+    misfits = misfits_of(kept, {str(k): p for k, p in enumerate(parameters)})
+    refuse_misfits(misfits, source=file, kind="what the run trains", field=field)
+    check_numbers(kept, source=file, field=field)
+    average.optimization_step = int(updates)
     with torch.no_grad():
         for k, (mean, parameter) in enumerate(zip(average.shadow_params, parameters, strict=True)):
             mean.copy_(parameter)

@@ -19,6 +19,7 @@ import torch
 from drift.config import LiveConfig, TrainConfig
 from drift.encoders import load_encoder
 from drift.errors import UserError
+from drift.files.records import parse_object
 from drift.functional.diversity import mean_pairwise_distance
 from drift.functional.pareto import frontier
 from drift.methods.parts import CleanPrompt
@@ -26,7 +27,7 @@ from drift.recipes import read_fields
 from drift.training.checkpoint import delete_checkpoints, list_checkpoints
 from drift.training.rollout import draw_by
 from drift.training.scoring import embed, score
-from drift.training.tracking import LIVE, append_metrics, read_metrics
+from drift.training.tracking import LIVE, append_metrics
 from drift.types import ImageEncoder, PolicyModel, Reward
 
 
@@ -64,10 +65,10 @@ def open_live(config: TrainConfig, device: str, own: ImageEncoder | None) -> Liv
     return Live(live, settings, encoders, [])
 
 
-def recall(live: Live, run: Path, epochs: int) -> None:
-    """Read what was seen of the `epochs` finished; refuses looks that cannot be compared."""
-    live.looks = [line for line in read_metrics(run, LIVE) if line["epoch"] <= epochs]
-    before = live.looks[0]["settings"] if live.looks else live.settings
+def recall(live: Live, run: Path, lines: list[bytes]) -> None:
+    """Know again what was seen of the finished epochs; refuses looks that cannot be compared."""
+    live.looks = [parse_object(line) for line in lines]
+    before = live.looks[0].get("settings", {}) if live.looks else live.settings
     now = live.settings
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:

@@ -1,33 +1,33 @@
 """The training loop. It never asks which method it runs."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from drift.config import TrainConfig, load_run_config, to_yaml
+from drift.config import TrainConfig
 from drift.errors import Interrupted, UserError
-from drift.files.weights import read_json
 from drift.functional.noise import derive_seed
 from drift.recipes import read_prompts
 from drift.training.average import averaged, open_average
 from drift.training.checkpoint import (
+    STATE,
     Checkpoint,
     delete_checkpoints,
-    list_checkpoints,
     load_checkpoint,
+    newest_checkpoint,
     save_checkpoint,
+    skip,
 )
 from drift.training.cuts import cut_prompts
 from drift.training.diagnostics import warnings
 from drift.training.epoch import Run, train_epoch
+from drift.training.folder import alone_in, begin, check_folder, check_parts, update
 from drift.training.guards import breaches
 from drift.training.interrupt import gently, held
 from drift.training.live import Live, alarm, look, open_live, prune, recall, stops
-from drift.training.needs import check_names, record, refuse_others
+from drift.training.needs import check_names
 from drift.training.plan import changes, limit, plan, sizes
 from drift.training.policy import load_policy, pick_device
 from drift.training.preflight import prepare
@@ -37,12 +37,14 @@ from drift.training.tracking import (
     LIVE,
     METRICS,
     append_metrics,
-    environment,
+    course,
+    finished_lines,
+    keep_lines,
     keep_traceback,
     read_metrics,
-    truncate_metrics,
 )
 from drift.training.update import Learner
+from drift.types import PolicyModel
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[str]:
@@ -57,48 +59,25 @@ def draw_prompts(prompts: list[str], count: int, seed: int, epoch: int) -> list[
 
 GO_ON = "to go on, --resume with live.on_alarm=warn or a smaller live.alarm_share"
 
-# What a resumed run may have otherwise: length, folder, worker, looks, guards and trackers.
-ELSEWHERE = {
-    "epochs": 0,
-    "output": "",
-    "reward_worker": {},
-    "live": {},
-    "guards": {},
-    "trackers": (),
-}
 
-
-def open_run(config: TrainConfig, resume: bool) -> Path:
-    """The run folder, new or continued; refuses one that holds another run.
-
-    Every part is loaded by now, so all weights are here. Runs from before these were recorded are
-    taken on trust.
-    """
-    run = Path(config.output)
-    if resume:
-        before = load_run_config(run)
-        old, new = (asdict(c) | ELSEWHERE for c in (before, config))
-        changed = [key for key in old if old[key] != new[key]]
-        if changed:
-            raise UserError(f"cannot resume {run}: its config.yaml has other {', '.join(changed)}")
-        written = read_json(run / "environment.json", field="output")
-        if "weights" in written:
-            refuse_others(run, written["weights"], record(config))
-        return run
-    if (run / "config.yaml").exists():
-        raise UserError(f"output: {run} already holds a run; use --resume, or another output=DIR")
-    described = json.dumps(environment() | {"weights": record(config)}, indent=1)
+def open_optimizer(model: PolicyModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what is trained."""
+    settings = config.optimizer
     try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run / "environment.json").write_text(described, encoding="utf-8")
-        (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")  # now it is a run
-    except OSError as error:
-        raise UserError(f"output: cannot write to {run}: {error.strerror}") from error
-    return run
+        return torch.optim.AdamW(
+            model.trainable_parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            eps=settings.epsilon,
+        )
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from error
 
 
 def start(config: TrainConfig, resume: bool) -> Run:
-    """Load every part, open the run folder, and restore the newest valid checkpoint."""
+    """Load every part, restore the newest valid checkpoint; then alone is the folder written to."""
+    check_folder(config, resume)
     check_trackers(config.trackers)
     check_names(config)
     device = str(pick_device(config.device))
@@ -106,48 +85,64 @@ def start(config: TrainConfig, resume: bool) -> Run:
     encoder = open_encoder(config, device)
     live = open_live(config, device, encoder)
     prepare(model, config)
-    folder, settings = open_run(config, resume), config.optimizer
-    optimizer = torch.optim.AdamW(
-        model.trainable_parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        eps=settings.epsilon,
-    )
+    optimizer = open_optimizer(model, config)
     scaler = torch.amp.GradScaler(model.device.type, enabled=config.model.dtype == "float16")
-    average = open_average(model.trainable_parameters(), settings.ema)
-    learner = Learner(optimizer, scaler, settings.micro_batch_size, average)
+    average = open_average(model.trainable_parameters(), config.optimizer.ema)
+    learner = Learner(optimizer, scaler, config.optimizer.micro_batch_size, average)
+    folder = Path(config.output)
     run = Run(config, folder, model, learner, reward, encoder, live, method_state={}, finished=0)
+    lines = {}
     if resume:
-        _restore(run)
+        check_parts(config)
+        lines = _restore(run)
     encoders = live.encoders.values() if live else [encoder]
     run.config = plan(run.config, model, reward, *encoders)
     run.learner.micro_batch_size = run.config.optimizer.micro_batch_size
     for line in changes(config, run.config):
         tqdm.write(line)
+    if not resume:
+        begin(config)
+        return run
+    for name, kept in lines.items():
+        keep_lines(folder, name, kept)
+    update(config)
+    prune(folder, live, last=run.finished)
     return run
 
 
-def _restore(run: Run) -> None:
-    """Load the newest valid checkpoint, if there is one."""
-    valid, damaged = list_checkpoints(run.folder)
-    for line in damaged:
-        tqdm.write(f"skipped {line}")
-    if valid:
+def _restore(run: Run) -> dict[str, list[bytes]]:
+    """Load the newest valid checkpoint, if there is one; returns the lines until then, by file."""
+    newest, known = newest_checkpoint(run.folder, skip), {}
+    if newest:
         learner = run.learner
-        state = load_checkpoint(valid[-1], run.model, learner.optimizer, learner.average)
+        state = load_checkpoint(newest, run.model, learner.optimizer, learner.average)
+        _put_state(run, state, newest.folder / STATE)
+        run.finished = run.saved = newest.epoch
+        run.passing = newest if state.get("passing") else None
+        known = state.get("course", {})
+    lines = {
+        name: finished_lines(run.folder, run.finished, name, known.get(name))
+        for name in (METRICS, LIVE)
+    }
+    if run.live:
+        recall(run.live, run.folder, lines[LIVE])
+    return lines
+
+
+def _put_state(run: Run, state: dict[str, Any], file: Path) -> None:
+    """What a checkpoint keeps beside weights and moments."""
+    learner = run.learner
+    try:
         # Before shaping and regulariser had state, "method" was the advantage's.
         run.method_state = state.get("slots") or {"advantage": state["method"]}
         learner.skipped = state["skipped"]
         learner.scaler.load_state_dict(state["scaler"])
         run.config = limit(run.config, state.get("batch_sizes", {}))
-        run.finished = run.saved = valid[-1].epoch
-        run.passing = valid[-1] if state.get("passing") else None
-    if run.live:
-        recall(run.live, run.folder, run.finished)
-    for name in (METRICS, LIVE):
-        truncate_metrics(run.folder, run.finished, name)
-    prune(run.folder, run.live, last=run.finished)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint: {file} is not as a run writes it ({type(error).__name__}: {error}); "
+            "move its folder away to go on from the one before"
+        ) from error
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -156,6 +151,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "slots": run.method_state,
         "scaler": run.learner.scaler.state_dict(),
         "skipped": run.learner.skipped,
+        "course": course(run.folder),
         "batch_sizes": sizes(run.config)
         | {"optimizer.micro_batch_size": run.learner.micro_batch_size},
     }
@@ -258,16 +254,18 @@ def train(config: TrainConfig, *, resume: bool = False, progress: bool = True) -
     if config.threads:
         torch.set_num_threads(config.threads)
     prompts = read_prompts(config.prompts)
-    run = start(config, resume)
-    if run.finished >= config.epochs:
-        tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
-    elif stops(run.live):
-        why = alarm(run.live)["collapse"]
-        tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
-    else:
-        with keep_traceback(run.folder), gently():
-            try:
-                go_on(run, prompts, progress)
-            except Interrupted as stop:
-                raise save_interrupted(run, stop) from None
+    check_folder(config, resume)
+    with alone_in(config):
+        run = start(config, resume)
+        if run.finished >= config.epochs:
+            tqdm.write(f"{run.folder} is finished: {run.finished} epochs")
+        elif stops(run.live):
+            why = alarm(run.live)["collapse"]
+            tqdm.write(f"{run.folder} was stopped after epoch {run.finished}: {why}; {GO_ON}")
+        else:
+            with keep_traceback(run.folder), gently():
+                try:
+                    go_on(run, prompts, progress)
+                except Interrupted as stop:
+                    raise save_interrupted(run, stop) from None
     return run.folder

@@ -18,6 +18,7 @@ from drift.errors import UserError
 from drift.files import hub
 from drift.files.checksums import checksum, joint, published_checksum, revision_of
 from drift.files.hub import Part, Weights, is_url
+from drift.files.sources import imported_beside, root_of
 from drift.models import (
     adapter_files,
     find_model,
@@ -27,10 +28,12 @@ from drift.models import (
     model_weights,
 )
 from drift.recipes import read_prompts
+from drift.recipes.prompt_lists import SHIPPED
 from drift.rewards import check_rewards, custom, find_part, list_terms
 from drift.training.policy import pick_device
 
-MODEL, ADAPTER = "model", "adapter"
+MODEL, ADAPTER, PROMPTS, HELPERS = "model", "adapter", "prompts", "helpers"
+MOVABLE = (MODEL, ADAPTER, PROMPTS)  # whose names may be others, if what they hold is the same
 SHOWN = 5  # differences told of two records
 
 
@@ -131,9 +134,10 @@ def record(config: TrainConfig) -> dict[str, list[dict[str, Any]]]:
     """What training uses, by role: name, path, and SHA-256 of each file; all of it is here.
 
     Of what came from the hub the commit as well, its `revision`. A function of one's own is its
-    source file; a URL is just itself.
+    source file, and the modules beside it that it imports; a URL is just itself.
     """
     used = [*map(_place, list_needs(config)), *_functions([config.reward])]
+    used += [_prompts(config.prompts), *_helpers(config.reward)]
     hashes = _checksums({file.resolve() for *_, files in used for file in files.values()})
     written: dict[str, list[dict[str, Any]]] = {}
     for role, name, path, files in used:
@@ -179,6 +183,24 @@ def _functions(rewards: list[str]) -> list[Used]:
     return used
 
 
+def _prompts(name: str) -> Used:
+    shipped = SHIPPED / f"{name}.txt"
+    path = shipped if shipped.exists() else Path(name)
+    return PROMPTS, name, path, {path.name: path}
+
+
+def _helpers(reward: str) -> list[Used]:
+    """Modules beside a function of one's own that it imports, and those that these import."""
+    used: list[Used] = []
+    for term in list_terms([reward]):
+        source = None if find_part(term) or is_url(term) else custom.source_file(term)
+        if source:
+            root = root_of(source)
+            files = {f.relative_to(root).as_posix(): f for f in imported_beside(source)}
+            used += [(f"{HELPERS} of {term}", term, root, files)] if files else []
+    return used
+
+
 def _checksums(files: set[Path]) -> dict[Path, str]:
     """Each file read once, unless the hub's cache names it so; a bar if it takes over a second."""
     told = {file: known for file in files if (known := published_checksum(file))}
@@ -197,16 +219,19 @@ def refuse_others(run: Path, before: Any, now: dict[str, list[dict[str, Any]]]) 
         raise UserError(
             f"{run / 'environment.json'}: 'weights' is not as a run writes it"
         ) from error
-    new = _flatten(now)
+    new = _flatten(_named_as(before, now))
+    moved = {role for role in MOVABLE if _sums(before, role) == _sums(now, role)}
+    unknown = {role for role in now if role.startswith((PROMPTS, HELPERS))}
+    passed = moved | (unknown if PROMPTS not in before else set())  # from before it was recorded
     different = [
         f"{file} (then {_short(old.get(file))}, now {_short(new.get(file))})"
         for file in dict.fromkeys([*old, *new])
-        if old.get(file) != new.get(file)
+        if old.get(file) != new.get(file) and file.partition(", ")[0] not in passed
     ]
     if different:
         more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         told = "; ".join(different[:SHOWN]) + more
-        raise UserError(f"cannot resume {run}: its weights were others: {told}")
+        raise UserError(f"cannot resume {run}: it was begun with others: {told}")
 
 
 def _flatten(written: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
@@ -217,6 +242,17 @@ def _flatten(written: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
         for entry in entries
         for file, sha256 in entry.get("sha256", {}).items()
     }
+
+
+def _named_as(before: Any, now: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """What may have moved, by the name that it had before."""
+    one = [role for role in MOVABLE if len(before.get(role, [])) == len(now.get(role, [])) == 1]
+    return now | {role: [now[role][0] | {"name": before[role][0]["name"]}] for role in one}
+
+
+def _sums(written: dict[str, list[dict[str, Any]]], role: str) -> list[str]:
+    """Of all files of a role, whatever they are called."""
+    return sorted(s for entry in written.get(role, []) for s in entry.get("sha256", {}).values())
 
 
 def _short(sha256: str | None) -> str:

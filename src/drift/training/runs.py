@@ -5,11 +5,18 @@ from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from drift.config import TrainConfig, load_run_config, validate
 from drift.errors import UserError
-from drift.training.checkpoint import Checkpoint, list_checkpoints
+from drift.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    folder_name,
+    list_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    skip,
+)
 from drift.training.tracking import read_metrics
 
 
@@ -18,26 +25,42 @@ def is_run(target: Path) -> bool:
 
 
 def choose_checkpoints(run: Path, which: str) -> list[Checkpoint]:
-    """'all', 'last', 'base' (none), or epochs such as '20,40' (0 is the base model, so none)."""
-    valid, damaged = list_checkpoints(run)
-    for line in damaged:
-        tqdm.write(f"skipped {line}")
+    """'all', 'last', 'base' (none), or epochs such as '20,40' (0 is the base model, so none).
+
+    Those that are not asked for are not read, but those after the last one that is whole.
+    """
     if which == "base":
         return []
     if which in ("all", "last"):
-        if not valid:
+        valid = _all(run) if which == "all" else [newest_checkpoint(run, skip)]
+        chosen = [checkpoint for checkpoint in valid if checkpoint]
+        if not chosen:
             raise UserError(f"{run} has no complete checkpoint yet")
-        return valid if which == "all" else valid[-1:]
+        return chosen
     try:
         epochs = sorted({int(part) for part in which.split(",")})
     except ValueError:
         raise UserError(f"checkpoints: '{which}' is not all, last, base, or epochs") from None
-    known = {checkpoint.epoch: checkpoint for checkpoint in valid}
-    missing = [epoch for epoch in epochs if epoch and epoch not in known]
-    if missing:
-        listed = ", ".join(map(str, known)) or "none"
-        raise UserError(f"checkpoints: {run} has none of epoch {missing[0]}; it has {listed}")
-    return [known[epoch] for epoch in epochs if epoch]
+    return [_of_epoch(run, epoch) for epoch in epochs if epoch]
+
+
+def _all(run: Path) -> list[Checkpoint]:
+    valid, damaged = list_checkpoints(run)
+    for line in damaged:
+        skip(line)
+    return valid
+
+
+def _of_epoch(run: Path, epoch: int) -> Checkpoint:
+    folder = run / "checkpoints" / folder_name(epoch)
+    found = read_checkpoint(folder) if folder.is_dir() else ""
+    if isinstance(found, Checkpoint):
+        return found
+    shallow = [read_checkpoint(other, deep=False) for other in checkpoint_folders(run)]
+    others = [str(c.epoch) for c in shallow if isinstance(c, Checkpoint) and c.epoch != epoch]
+    why = f" that is whole (it {found})" if found else ""
+    listed = ", ".join(others) or "none"
+    raise UserError(f"checkpoints: {run} has none of epoch {epoch}{why}; it has {listed}")
 
 
 def open_target(target: Path, changes: dict[str, Any]) -> TrainConfig:

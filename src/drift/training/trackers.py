@@ -20,6 +20,7 @@ import yaml
 from drift.config import TrainConfig, to_yaml
 from drift.errors import UserError
 from drift.files.weights import read_json
+from drift.files.writing import write_text
 from drift.training.tracking import LIVE, METRICS, read_metrics
 
 Log = Callable[[dict[str, float], int], None]  # values by name, and their step
@@ -118,7 +119,7 @@ def wandb(config: TrainConfig, run: Path, history: History) -> Iterator[Log]:
             dir=str(run),
             config=yaml.safe_load(to_yaml(config)),
         )
-    (run / "wandb.json").write_text(json.dumps({"id": session.id}), encoding="utf-8")
+    write_text(run / "wandb.json", json.dumps({"id": session.id}), field="output")
     for section in SECTIONS.values():
         session.define_metric(f"{section}/*", step_metric="update")
 

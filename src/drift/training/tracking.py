@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from drift.errors import UserError
 from drift.files.connection import without_credentials
+from drift.files.records import complete_lines, count_lines, parse_object, read_lines
+from drift.files.writing import append_text, replacing
 
 METRICS, LIVE, ERROR = "metrics.jsonl", "live.jsonl", "error.txt"
 PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
@@ -27,21 +30,24 @@ PACKAGES = ("drift-rft", "torch", "diffusers", "transformers", "peft", "safetens
 
 def environment() -> dict[str, Any]:
     """Versions, device and revision: what someone needs to repeat the run."""
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "command": without_credentials(" ".join(sys.argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "git": revision.stdout.strip() or None,
+        "git": _revision(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def _revision() -> str | None:
+    """The commit that the code is of; None where there is no git, or it is of none."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return told.stdout.strip() or None
 
 
 @contextmanager
@@ -74,25 +80,67 @@ class Stopwatch:
 
 
 def append_metrics(run: Path, lines: list[dict[str, Any]], name: str = METRICS) -> None:
-    with (run / name).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    """Add lines, which are on the disk before anything is that counts on them."""
+    append_text(run / name, "".join(json.dumps(line) + "\n" for line in lines), field="output")
 
 
 def read_metrics(run: Path, name: str = METRICS) -> list[dict[str, Any]]:
     """Every complete line; one that is being written, or was cut off, is not there yet."""
+    return read_lines(run / name, field="output")
+
+
+def course(run: Path) -> dict[str, Any]:
+    """What a checkpoint remembers of the lines that are there: their number and SHA-256."""
+    files = {name: complete_lines(run / name) for name in (METRICS, LIVE)}
+    return {name: count_lines(lines) for name, lines in files.items() if lines}
+
+
+def finished_lines(
+    run: Path, epochs: int, name: str, known: dict[str, Any] | None = None
+) -> list[bytes]:
+    """The lines of finished `epochs`; the later ones a resumed run writes again.
+
+    `known`: what the checkpoint remembers of them. Where they are others, or one cannot be read,
+    it is an error; that the whole file is gone is said, and damage in later lines as well.
+    """
     path = run / name
-    if not path.exists():
+    lines = complete_lines(path)
+    of = [_epoch_of(line) for line in lines]
+    if known is None:
+        kept = [k for k, epoch in enumerate(of) if epoch is not None and epoch <= epochs]
+        count = kept[-1] + 1 if kept else 0
+    else:
+        kept = list(range(min(known["lines"], len(lines))))
+        count = known["lines"]
+    if known and not path.exists():
+        tqdm.write(f"{path} is gone: the run goes on without what it told of {epochs} epochs")
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    bad = [number for number, epoch in enumerate(of[:count], 1) if epoch is None]
+    others = known is not None and count_lines(lines[:count]) != known
+    if bad or others:
+        what = f"line {bad[0]} is damaged" if bad else f"not the {count} lines that it had"
+        raise UserError(
+            f"output: {path}: {what} after epoch {epochs}, the last that was saved; put back a "
+            "copy of it, or move it away to go on without what it told"
+        )
+    if None in of[count:]:
+        number = count + of[count:].index(None) + 1
+        tqdm.write(f"{path}: line {number} was damaged; its epoch is trained again")
+    return [lines[k] for k in kept]
 
 
-def truncate_metrics(run: Path, epochs: int, name: str = METRICS) -> None:
-    """Keep the lines of finished `epochs` only: a resumed run writes the later ones again."""
-    if not (run / name).exists():
-        return
-    kept = [line for line in read_metrics(run, name) if line["epoch"] <= epochs]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    partial = run / f"{name}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(run / name)
+def _epoch_of(line: bytes) -> int | None:
+    """The epoch that a line is of; None if it is damaged."""
+    try:
+        epoch = parse_object(line).get("epoch")
+    except ValueError:
+        return None
+    return epoch if isinstance(epoch, int) else None
+
+
+def keep_lines(run: Path, name: str, lines: list[bytes]) -> None:
+    """Have these lines alone in a file, if it is there."""
+    path, content = run / name, b"".join(lines)
+    if path.exists() and path.read_bytes() != content:
+        with replacing(path, field="output") as partial:
+            partial.write_bytes(content)
