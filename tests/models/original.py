@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tests.models.published import text_encoder_of, unet_of, vae_of
 
@@ -55,8 +56,28 @@ def unet_places() -> dict[str, str]:
     return places
 
 
-def original_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    places, named = unet_places(), {}
+def xl_places() -> dict[str, str]:
+    """The same of SDXL's three levels, whose first and last have no attention."""
+    places = {name: place for name, place in unet_places().items() if "blocks" not in name}
+    places |= {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
+    places["mid_block.attentions.0"] = "middle_block.1"
+    places |= {f"add_embedding.linear_{k}": f"label_emb.0.{2 * (k - 1)}" for k in (1, 2)}
+    for i in range(3):
+        for j in range(2):
+            places[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{3 * i + j + 1}.0"
+            places[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{3 * i + j + 1}.1"
+        for j in range(3):
+            places[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{3 * i + j}.0"
+            places[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{3 * i + j}.1"
+        places[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{3 * i + 3}.0.op"
+        places[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{3 * i + 2}.2.conv"
+    return places
+
+
+def original_unet(
+    state: dict[str, Tensor], places: dict[str, str] | None = None
+) -> dict[str, Tensor]:
+    places, named = places or unet_places(), {}
     for name, tensor in state.items():
         module = max((m for m in places if name.startswith(f"{m}.")), key=len)
         rest = name.removeprefix(module)
@@ -91,15 +112,21 @@ def original_vae(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def original_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "cond_stage_model.transformer.text_model."
+def original_clip(
+    state: dict[str, Tensor], prefix: str = "cond_stage_model.transformer.text_model."
+) -> dict[str, Tensor]:
     named = {prefix + name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     return named | {f"{prefix}embeddings.position_ids": torch.arange(77)[None]}
 
 
-def original_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the last of 24 layers, which is never asked, and projections in one matrix."""
-    prefix, named = "cond_stage_model.model.", {}
+def original_open_clip(
+    state: dict[str, Tensor], prefix: str = "cond_stage_model.model."
+) -> dict[str, Tensor]:
+    """With projections in one matrix; v2's with a last of 24 layers, which is never asked."""
+    named = {}
+    if "text_projection.weight" in state:
+        named[f"{prefix}text_projection"] = state["text_projection.weight"].T
+        state = {name: t for name, t in state.items() if name != "text_projection.weight"}
     state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
     for name, tensor in state.items():
         name = name.replace("encoder.layers.", "transformer.resblocks.")
@@ -118,11 +145,10 @@ def original_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
             joined = torch.cat([state[f"{attention}.{p}_proj.{end}"] for p in "qkv"])
             named[f"{prefix}transformer.resblocks.{k}.attn.in_proj_{end}"] = joined
     width = state["final_layer_norm.weight"].shape[0]
-    named[f"{prefix}transformer.resblocks.23.ln_1.weight"] = torch.ones(width)
-    return named | {
-        f"{prefix}text_projection": torch.eye(width),
-        f"{prefix}logit_scale": torch.tensor(4.6),
-    }
+    if f"{prefix}text_projection" not in named:
+        named[f"{prefix}transformer.resblocks.23.ln_1.weight"] = torch.ones(width)
+        named[f"{prefix}text_projection"] = torch.eye(width)
+    return named | {f"{prefix}logit_scale": torch.tensor(4.6)}
 
 
 def write_file(file: Path, published: dict, *, header=None, ema: bool = False) -> dict[str, dict]:
@@ -145,3 +171,17 @@ def write_file(file: Path, published: dict, *, header=None, ema: bool = False) -
     named["betas"] = torch.zeros(1000)  # of the training's schedule
     save_file({k: t.contiguous() for k, t in named.items()}, file, metadata=header)
     return {"unet": unet, "vae": vae, "text_encoder": text}
+
+
+def write_xl_file(file: Path, published: dict, header=None) -> dict[str, dict]:
+    """The same of SDXL, whose two text encoders stand one behind the other."""
+    torch.manual_seed(0)
+    unet, vae = unet_of(published["unet"]).state_dict(), vae_of(published["vae"]).state_dict()
+    one = text_encoder_of(published["text_encoder"]).state_dict()
+    config = CLIPTextConfig.from_dict(published["text_encoder_2"])
+    two = CLIPTextModelWithProjection(config).state_dict()
+    named = original_unet(unet, xl_places()) | original_vae(vae)
+    named |= original_clip(one, "conditioner.embedders.0.transformer.text_model.")
+    named |= original_open_clip(two, "conditioner.embedders.1.model.")
+    save_file({k: t.contiguous() for k, t in named.items()}, file, metadata=header)
+    return {"unet": unet, "vae": vae, "text_encoder": one, "text_encoder_2": two}

@@ -23,6 +23,9 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+XL: dict[str, dict[str, Any]] = json.loads((LAYOUTS / "sdxl.json").read_text())
+
+
 def shrunk(published: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same layout at an eighth (UNet) and a sixteenth of the widths, for 64x64 pictures."""
     unet, vae, text = (published[part] for part in ("unet", "vae", "text_encoder"))
@@ -47,6 +50,35 @@ def shrunk(published: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "intermediate_size": text["intermediate_size"] // 16,
             "num_hidden_layers": text["num_hidden_layers"] // 6,
             "vocab_size": 1024,
+        },
+    }
+
+
+def shrunk_xl(published: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """SDXL's layout in an eighth of the UNet's widths and fewer layers, for 64x64 pictures."""
+    unet, two = published["unet"], published["text_encoder_2"]
+    small = shrunk(published)
+    words = {"vocab_size": 49408}
+    return small | {
+        "unet": unet
+        | {
+            "block_out_channels": [width // 8 for width in unet["block_out_channels"]],
+            "attention_head_dim": [1, 2, 4],
+            "transformer_layers_per_block": [1, 2, 3],
+            "cross_attention_dim": 48 + 80,
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 80 + 6 * 32,
+            "norm_num_groups": 8,
+            "sample_size": 8,
+        },
+        "text_encoder": small["text_encoder"] | words,
+        "text_encoder_2": two
+        | {
+            "hidden_size": 80,
+            "intermediate_size": 320,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 3,
+            "projection_dim": 80,
         },
     }
 

@@ -334,7 +334,7 @@ def test_a_latent_consistency_model_takes_no_guidance(folders, tmp_path):
     ("family", "name", "scheduler", "told"),
     [
         ("sdxl", "plain", "", ""),
-        ("sdxl", "sdxl-lightning", "", "called lightning: if it is distilled"),
+        ("sdxl", "sdxl-lightning", "", "called lightning: if it was distilled"),
         ("sdxl", "plain", "EulerAncestralDiscreteScheduler", "as a Turbo model's"),
         ("sd3", "plain", "", "without a third text encoder"),
         ("flux", "plain", "", ""),

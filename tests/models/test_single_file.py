@@ -7,19 +7,22 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from drift.encoders import load_encoder
 from drift.errors import UserError
+from drift.evaluation.export import export
 from drift.evaluation.generate import generate
 from drift.files import single_file
 from drift.models import load_model
 from drift.recipes import load_recipe
 from drift.training.fetch import fetch
 from drift.training.loop import train
-from tests.models.original import WORDS, write_file
-from tests.models.published import PUBLISHED, shrunk
+from tests.models.original import WORDS, write_file, write_xl_file
+from tests.models.published import PUBLISHED, XL, shrunk, shrunk_xl
 
 # Of "a photo of a cat, isn't it? Ünïcode 漢字 :)" by open_clip's own tokenizer of OpenAI's words
 TEXT = "a photo of a cat, isn't it? Ünïcode 漢字 :)"
@@ -40,6 +43,7 @@ def layouts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts")
     for name in PUBLISHED:
         (folder / f"{name}.json").write_text(json.dumps(small(name)))
+    (folder / "sdxl.json").write_text(json.dumps(shrunk_xl(XL)))
     return folder
 
 
@@ -98,9 +102,6 @@ def test_pictures_are_those_of_diffusers_own_loader(files, tmp_path):
         safety_checker=None,
         feature_extractor=None,
     )
-    from diffusers import DDIMScheduler
-    from PIL import Image
-
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
     drawn = theirs(
         "a fox",
@@ -187,8 +188,12 @@ def changed(state, how):
         state["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(40, 9, 3, 3)
     elif how == "no text":
         state = {k: t for k, t in state.items() if not k.startswith("cond_stage_model")}
-    elif how == "xl":
+    elif how == "refiner":
         state = {k.replace("cond_stage_model", "conditioner"): t for k, t in state.items()}
+    elif how == "sd3":
+        state = {"model.diffusion_model.joint_blocks.0.x": torch.zeros(2)}
+    elif how == "flux":
+        state = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(2)}
     elif how == "lora":
         state = {"lora_unet_mid_block.lora_up.weight": torch.zeros(2, 2)}
     return state
@@ -203,7 +208,9 @@ def changed(state, how):
             r"1 of another shape: conv_in.weight \[40, 9, 3, 3\] for \[40, 4, 3, 3\]",
         ),
         ("no text", "no Stable Diffusion checkpoint with its text encoder"),
-        ("xl", "Stable Diffusion XL"),
+        ("refiner", "of Stable Diffusion XL, but not of the base model"),
+        ("sd3", "of Stable Diffusion 3, without its text encoders; name its diffusers folder or"),
+        ("flux", "of FLUX, without its text encoders; name its diffusers folder or hub id"),
         ("lora", "a LoRA; name it in model.adapter"),
     ],
 )
@@ -232,3 +239,58 @@ def test_the_words_are_clips(files):
         assert row[0] == [49406, *NUMBERS, 49407] + [pad] * (75 - len(NUMBERS))
         assert row[1] == [49406, 49407] + [pad] * 75
     assert os.path.getsize(single_file.MERGES) == 524_619  # as OpenAI's merges.txt on the hub
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory):
+    file = tmp_path_factory.mktemp("xl") / "xl.safetensors"
+    return file, write_xl_file(file, shrunk_xl(XL))
+
+
+def test_of_sdxl_every_weight_arrives_and_it_draws_as_diffusers_own_loader(xl, tmp_path):
+    file, written = xl
+    pipe = load_model(str(file)).pipe
+    for part, state in written.items():
+        loaded = getattr(pipe, part).state_dict()
+        assert loaded.keys() == state.keys()
+        for key, tensor in state.items():
+            assert torch.equal(loaded[key], tensor), f"{part}: {key}"
+    assert [pipe.tokenizer.pad_token, pipe.tokenizer_2.pad_token] == ["<|endoftext|>", "!"]
+    assert pipe.config.force_zeros_for_empty_prompt
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler"):
+        kind = "scheduler_config" if part == "scheduler" else "config"
+        (tmp_path / "config" / part).mkdir(parents=True)
+        told = json.dumps(shrunk_xl(XL)[part])
+        (tmp_path / "config" / part / f"{kind}.json").write_text(told)
+    (tmp_path / "config/model_index.json").write_text(json.dumps(XL["index"]))
+    theirs = StableDiffusionXLPipeline.from_single_file(
+        file,
+        config=str(tmp_path / "config"),
+        local_files_only=True,
+        tokenizer=single_file.load_tokenizer(file),
+        tokenizer_2=single_file.load_tokenizer(file, "tokenizer_2"),
+        add_watermarker=False,
+    )
+    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
+    settings = {"guidance_scale": 4.0}
+    drawn = theirs(
+        "a fox",
+        num_inference_steps=3,
+        eta=1.0,
+        output_type="np",
+        generator=torch.Generator().manual_seed(3),
+        **settings,
+    ).images[0]
+    paths = generate(file, ["a fox"], seeds=[3], out=tmp_path / "out", steps=3, eta=1.0, **settings)
+    assert np.abs(np.asarray(Image.open(paths[0])) / 255 - drawn).max() < 1.5 / 255
+
+
+def test_a_file_of_sdxl_trains_and_is_exported(xl, tmp_path):
+    file, _ = xl
+    own = [*SMALL, f"model.name={file}", f"output={tmp_path / 'run'}", "encoder=vae"]
+    run = train(load_recipe("smoke", own), progress=False)
+    lora = export(run, tmp_path / "lora.safetensors")
+    with safe_open(lora, "pt") as stored:
+        assert all(name.startswith("lora_unet_") for name in stored.keys())  # noqa: SIM118
+    with pytest.raises(UserError, match=r"^model.prediction_type: .* leave it out"):
+        load_model(str(file), prediction_type="epsilon")

@@ -101,6 +101,9 @@ class ModelConfig:
     lora_alpha: Alpha | None = None
     target_modules: Names | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # what is trained stays float32
+    # Text encoders and autoencoder off the card while they are not asked; auto: if all of the model
+    # would take half of it. On the processor there is nothing to move.
+    offload: bool | Literal["auto"] = "auto"
     gradient_checkpointing: bool = False  # a fifth of the memory of a backward pass, a third slower
 
     def __post_init__(self) -> None:

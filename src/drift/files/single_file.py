@@ -1,8 +1,9 @@
-"""Stable Diffusion in one .safetensors file, under the names of the original CompVis code.
+"""Stable Diffusion (SDXL too) in one .safetensors file, under the names of the original code.
 
-Such a file holds the weights of all three networks and next to nothing else. Their configurations
+Such a file holds the weights of all networks and next to nothing else. Their configurations
 and the words of CLIP's tokenizer are shipped in `layouts/`, as they were published; weights are
-renamed by diffusers' own functions, and each must be there in its shape.
+renamed by diffusers' own functions, and each must be there in its shape. Files of SD 3 and FLUX
+come without text encoders, or with some, so that nothing whole could be made of one.
 """
 
 import json
@@ -24,13 +25,22 @@ MERGES = LAYOUTS / "merges.txt"  # OpenAI's, of CLIP; the vocabulary follows fro
 FIELD = "model.name"
 
 # What only one layout's files have -> its name in LAYOUTS
-MARKS = {"cond_stage_model.transformer.": "sd15", "cond_stage_model.model.": "sd21"}
+MARKS = {
+    "cond_stage_model.transformer.": "sd15",
+    "cond_stage_model.model.": "sd21",
+    "conditioner.embedders.0.transformer.": "sdxl",
+}
 # What others have, and what they then are
+FOLDER = "without its text encoders; name its diffusers folder or hub id in model.name"
 OTHERS = {
-    "conditioner.": "of Stable Diffusion XL, which is not known here",
+    "conditioner.": "of Stable Diffusion XL, but not of the base model: a refiner, or a part",
+    "model.diffusion_model.joint_blocks.": f"of Stable Diffusion 3, {FOLDER}",
+    "model.diffusion_model.double_blocks.": f"of FLUX, {FOLDER}",
+    "double_blocks.": f"of FLUX, {FOLDER}",
     "lora_": "a LoRA; name it in model.adapter, and its base in model.name",
     "unet.": "a LoRA; name it in model.adapter, and its base in model.name",
 }
+OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.")  # not OpenAI's CLIP
 # The header's words (modelspec.org) -> diffusers'
 HEADER = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -53,10 +63,15 @@ def read_header(file: Path) -> tuple[dict[str, str], list[str]]:
 
 def layout_of(file: Path) -> dict[str, dict[str, Any]]:
     """The configurations, by part, of the published model that `file` is laid out like."""
+    return json.loads((LAYOUTS / f"{_kind_of(file)}.json").read_text())
+
+
+def _kind_of(file: Path) -> str:
+    """The name of its layout."""
     _, names = read_header(file)
     marked = [MARKS[mark] for mark in MARKS if any(name.startswith(mark) for name in names)]
     if len(marked) == 1:
-        return json.loads((LAYOUTS / f"{marked[0]}.json").read_text())
+        return marked[0]
     told = [OTHERS[mark] for mark in OTHERS if any(name.startswith(mark) for name in names)]
     what = told[0] if told else "no Stable Diffusion checkpoint with its text encoder in it"
     raise UserError(f"{FIELD}: {file} is {what}; it holds {', '.join(sorted(names)[:3])}, ...")
@@ -65,14 +80,14 @@ def layout_of(file: Path) -> dict[str, dict[str, Any]]:
 def prediction_type_of(file: Path) -> str:
     """ "epsilon" or "v_prediction", as far as the file tells.
 
-    All of SD 1.x predict noise but those with a tensor `v_pred`; SD 2.x may do either, and look
-    alike: only a header tells.
+    All of SD 1.x and SDXL predict noise but those with a tensor `v_pred`; SD 2.x may do either,
+    and look alike: only a header tells.
     """
     header, names = read_header(file)
     told = HEADER.get(header.get("modelspec.prediction_type", "").lower())
     if told or "v_pred" in names:
         return told or "v_prediction"
-    if layout_of(file)["unet"]["cross_attention_dim"] == _cross_attention_dim("sd15"):
+    if _kind_of(file) != "sd21":
         return "epsilon"
     raise UserError(
         f"model.prediction_type: {file} is of SD 2.x, which predicts noise (2.1-base, 512 px) or "
@@ -80,12 +95,8 @@ def prediction_type_of(file: Path) -> str:
     )
 
 
-def _cross_attention_dim(layout: str) -> int:
-    return json.loads((LAYOUTS / f"{layout}.json").read_text())["unet"]["cross_attention_dim"]
-
-
 def load_part(file: Path, part: str) -> Any:
-    """Its "unet", "vae" or "text_encoder", in float32 and in eval mode."""
+    """Its "unet", "vae", "text_encoder" or "text_encoder_2", in float32 and in eval mode."""
     convert, prefixes = PARTS[part]
     network, converted = convert(layout_of(file)[part], _read(file, prefixes))
     wanted = network.state_dict().keys()
@@ -94,11 +105,11 @@ def load_part(file: Path, part: str) -> Any:
     return network.eval()
 
 
-def load_tokenizer(file: Path):
+def load_tokenizer(file: Path, part: str = "tokenizer"):
     """CLIP's, as the layout wants it."""
     from transformers import CLIPTokenizer
 
-    settings = {"model_max_length": 77} | layout_of(file)["tokenizer"]
+    settings = {"model_max_length": 77} | layout_of(file)[part]
     vocabulary, merges = _words()
     return CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges), **settings)
 
@@ -145,19 +156,26 @@ def _vae(config: dict[str, Any], state: dict[str, Tensor]) -> Converted:
 
 
 def _text_encoder(config: dict[str, Any], state: dict[str, Tensor]) -> Converted:
+    import transformers
     from diffusers.loaders.single_file_utils import (
         convert_ldm_clip_checkpoint,
         convert_open_clip_checkpoint,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    network = CLIPTextModel(CLIPTextConfig.from_dict(config))
-    if any(name.startswith("cond_stage_model.model.") for name in state):
-        converted = convert_open_clip_checkpoint(network, state)
+    kind = getattr(transformers, config["architectures"][0])
+    network = kind(transformers.CLIPTextConfig.from_dict(config))
+    prefix = next((p for p in OPEN_CLIP if any(name.startswith(p) for name in state)), None)
+    if prefix:
+        converted = convert_open_clip_checkpoint(network, state, prefix)
     else:
         converted = convert_ldm_clip_checkpoint(state)
     wrapped = "text_model." if hasattr(network, "text_model") else ""  # until transformers 5.6
-    return network, {wrapped + k.removeprefix("text_model."): t for k, t in converted.items()}
+    return network, {
+        name
+        if name.startswith("text_projection")
+        else wrapped + name.removeprefix("text_model."): t
+        for name, t in converted.items()
+    }
 
 
 def _empty(kind: Any, config: dict[str, Any]) -> nn.Module:
@@ -172,5 +190,6 @@ Convert = Callable[[dict[str, Any], dict[str, Tensor]], Converted]
 PARTS: dict[str, tuple[Convert, tuple[str, ...]]] = {
     "unet": (_unet, ("model.diffusion_model.", "model_ema.")),
     "vae": (_vae, ("first_stage_model.",)),
-    "text_encoder": (_text_encoder, ("cond_stage_model.",)),
+    "text_encoder": (_text_encoder, ("cond_stage_model.", "conditioner.embedders.0.")),
+    "text_encoder_2": (_text_encoder, ("conditioner.embedders.1.",)),
 }

@@ -1,9 +1,9 @@
 """Policy models by the pipeline class that a model folder's `model_index.json` names.
 
-A model may also be one .safetensors file in the original layout of Stable Diffusion. In: a name.
-Out: a `drift.types.PolicyModel`. Start reading in `load_model`, then in `stable_diffusion`: a
+A model may also be one .safetensors file in the original layout of Stable Diffusion or SDXL. In: a
+name. Out: a `drift.types.PolicyModel`. Start reading in `load_model`, then in `stable_diffusion`: a
 family is a file over `base`. `schedules` steps, `pipelines` loads, `adapters` reads LoRAs to begin
-with, `trained` trains.
+with, `layers` names what they lie on, `trained` trains.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from drift.errors import UserError
+from drift.files import single_file
 from drift.files.folders import VARIANTS, variant_of
 from drift.files.foreign import quiet
 from drift.files.hub import Weights, find, find_local, is_hub_id, locate, missing, offline
@@ -180,9 +181,9 @@ def load_model(
 
 
 def pipeline_of(source: Path) -> str:
-    """The pipeline class of a model, which must be one of `MODELS`; of a file, the only one."""
+    """The pipeline class of a model, which must be one of `MODELS`."""
     if source.is_file():
-        return "StableDiffusionPipeline"
+        return single_file.layout_of(source)["index"]["_class_name"]
     index = source / "model_index.json"
     if not index.is_file():
         raise UserError(f"model.name: '{source}' is no diffusers folder: no model_index.json")

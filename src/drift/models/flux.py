@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from drift.models.base import begin, branches
+from drift.models.base import begin
 from drift.models.flow import FlowPolicy
 from drift.models.pipelines import absent, read_folder, read_network
-from drift.types import Conditioned, TextEmbeds
+from drift.types import TextEmbeds
 
 OPTIONAL = ("image_encoder", "feature_extractor")  # for pictures as prompts
 SIDE = 2  # of the latents that are packed into one token
@@ -59,12 +59,9 @@ class Flux(FlowPolicy):
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         return calculate_shift(height * width // SIDE**2, *(known[name] for name in names))
 
-    def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
-        """T5's tokens; "pooled" is CLIP's vector."""
-        return branches(self._encode_text(prompts), self._encode_text([negative]))
-
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
+        """T5's tokens; "pooled" is CLIP's vector."""
         length = min(self.most_tokens, self.pipe.tokenizer_2.model_max_length)
         tokens, pooled, _ = self.pipe.encode_prompt(
             list(texts), None, device=self.device, max_sequence_length=length

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import diffusers
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -30,7 +31,6 @@ transformers_logging.disable_progress_bar()
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 Network = TypeVar("Network", bound=ModelMixin)
 PredictionType = Literal["auto", "epsilon", "v_prediction"]  # auto: what the model says of itself
-NETWORKS = ("unet", "vae", "text_encoder")
 # What is not asked for is not downloaded either, though a published index names it.
 LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 NOISE_SIZE = 64  # latents a side of SD 2.x that predicts noise (2.1-base); velocity: 96
@@ -41,7 +41,7 @@ def open_pipeline(
 ) -> StableDiffusionPipeline:
     """The pipeline in a diffusers folder or a .safetensors file, in `dtype`."""
     if source.is_file():
-        return _from_file(source, dtype, prediction_type)
+        return from_file(source, dtype, prediction_type)  # pyright: ignore[reportReturnType]
     pipe = read_folder(StableDiffusionPipeline, source, dtype, LEFT_OUT)
     if prediction_type != "auto":
         pipe.scheduler.register_to_config(prediction_type=prediction_type)
@@ -133,15 +133,20 @@ def _variants(folder: Path, dtype: torch.dtype, but: Container[str]) -> dict[str
     return found
 
 
-def _from_file(
-    file: Path, dtype: torch.dtype, prediction_type: PredictionType
-) -> StableDiffusionPipeline:
+def from_file(
+    file: Path, dtype: torch.dtype, prediction_type: PredictionType = "auto"
+) -> DiffusionPipeline:
+    """The pipeline of Stable Diffusion or SDXL in one file, in `dtype`."""
     layout = single_file.layout_of(file)
+    index = layout["index"]
     told = single_file.prediction_type_of(file) if prediction_type == "auto" else prediction_type
-    parts: dict[str, Any] = {p: cast(single_file.load_part(file, p), dtype) for p in NETWORKS}
-    if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
-        parts["unet"].register_to_config(sample_size=NOISE_SIZE)
+    networks = [part for part in single_file.PARTS if part in layout]
+    parts: dict[str, Any] = {p: cast(single_file.load_part(file, p), dtype) for p in networks}
+    parts |= {p: single_file.load_tokenizer(file, p) for p in layout if p.startswith("tokenizer")}
+    settings = {k: v for k, v in index.items() if isinstance(v, bool)}
+    if "safety_checker" in index:  # SD 1 and 2
+        settings |= LEFT_OUT
+        if layout["unet"]["sample_size"] > NOISE_SIZE and told == "epsilon":
+            parts["unet"].register_to_config(sample_size=NOISE_SIZE)
     scheduler = DDIMScheduler.from_config(layout["scheduler"] | {"prediction_type": told})
-    return StableDiffusionPipeline(
-        tokenizer=single_file.load_tokenizer(file), scheduler=scheduler, **parts, **LEFT_OUT
-    )
+    return getattr(diffusers, index["_class_name"])(scheduler=scheduler, **parts, **settings)

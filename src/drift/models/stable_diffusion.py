@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from drift.errors import UserError
-from drift.models.base import DiffusersPolicy, begin, branches
+from drift.models.base import DiffusersPolicy, begin
 from drift.models.pipelines import PredictionType, open_pipeline, read_unet
 from drift.models.schedules import DDIMSchedule, ddim_schedule
-from drift.types import Conditioned, TextEmbeds
+from drift.types import TextEmbeds
 
 
 class StableDiffusion(DiffusersPolicy):
@@ -59,12 +59,9 @@ class StableDiffusion(DiffusersPolicy):
     def schedule(self, steps: int, size: tuple[int, int] | None = None) -> DDIMSchedule:
         return ddim_schedule(self.pipe.scheduler, steps, self.device)
 
-    def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
-        """The text encoder's last hidden states, `negative`'s for every row."""
-        return branches(self._encode_text(prompts), self._encode_text([negative]))
-
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
+        """The text encoder's last hidden states."""
         tokens = self.pipe.tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from drift.models.base import begin, branches
+from drift.models.base import begin
 from drift.models.flow import FlowPolicy
 from drift.models.pipelines import absent, read_folder, read_network
-from drift.types import Conditioned, TextEmbeds
+from drift.types import TextEmbeds
 
 # Without T5 its tokens are zeros. The last two are for pictures as prompts.
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
@@ -44,12 +44,9 @@ class StableDiffusion3(FlowPolicy):
             "model.name: without a third text encoder (T5) its tokens are zeros, as in diffusers"
         ]
 
-    def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
-        """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
-        return branches(self._encode_text(prompts), self._encode_text([negative]))
-
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
+        """Tokens of the CLIPs, padded with zeros, then T5's; "pooled" are the CLIPs' own."""
         tokens, _, together, _ = self.pipe.encode_prompt(
             list(texts), None, None, do_classifier_free_guidance=False, device=self.device
         )

@@ -12,8 +12,8 @@ from diffusers import StableDiffusionXLPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from drift.models.base import begin, branches
-from drift.models.pipelines import absent, read_folder, read_unet
+from drift.models.base import begin
+from drift.models.pipelines import absent, from_file, read_folder, read_unet
 from drift.models.stable_diffusion import StableDiffusion
 from drift.types import Conditioned, TextEmbeds
 
@@ -26,18 +26,18 @@ class StableDiffusionXL(StableDiffusion):
     pipe: StableDiffusionXLPipeline
 
     def encode(self, prompts: Sequence[str], negative: str = "") -> Conditioned:
-        """Both encoders' penultimate states side by side; "pooled" is the second's.
+        """Without a negative prompt the unconditional branch is zeros, if it was trained so.
 
-        Without a negative prompt the unconditional branch is zeros, if the model was trained so
-        (`force_zeros_for_empty_prompt`).
+        (`force_zeros_for_empty_prompt`.)
         """
-        unconditional = self._encode_text([negative])
-        if not negative and self.pipe.config.force_zeros_for_empty_prompt:
-            unconditional = unconditional.each(torch.zeros_like)
-        return branches(self._encode_text(prompts), unconditional)
+        told = super().encode(prompts, negative)
+        if negative or not self.pipe.config.force_zeros_for_empty_prompt:
+            return told
+        return Conditioned(told.prompt, told.negative.each(torch.zeros_like))
 
     @torch.no_grad()
     def _encode_text(self, texts: Sequence[str]) -> TextEmbeds:
+        """Both encoders' penultimate states side by side; "pooled" is the second's."""
         tokens, _, pooled, _ = self.pipe.encode_prompt(
             list(texts), do_classifier_free_guidance=False, device=self.device
         )
@@ -62,7 +62,9 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def load(source: Path, *, dtype: torch.dtype = torch.float32, **settings) -> StableDiffusionXL:
-    """The model in a diffusers folder; for `settings` see `begin`."""
-    parts = absent(source, OPTIONAL)
-    opened = partial(read_folder, StableDiffusionXLPipeline, source, parts=parts)
+    """The model in a diffusers folder or a .safetensors file; for `settings` see `begin`."""
+    opened = partial(from_file, source)
+    if source.is_dir():
+        parts = absent(source, OPTIONAL)
+        opened = partial(read_folder, StableDiffusionXLPipeline, source, parts=parts)
     return begin(StableDiffusionXL, opened, partial(read_unet, source), dtype=dtype, **settings)

@@ -71,6 +71,7 @@ def load_policy(config: TrainConfig, checkpoint: Path | None = None) -> PolicyMo
         device=pick_device(config.device),
         dtype=getattr(torch, config.model.dtype),
         gradient_checkpointing=config.model.gradient_checkpointing,
+        offload=config.model.offload,
     )
     if checkpoint is not None:
         put_weights(model, config, checkpoint)
