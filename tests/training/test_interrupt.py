@@ -64,7 +64,7 @@ def on_call(monkeypatch, room, name: str, number: int) -> None:
 
 
 def saved(run) -> list[str]:
-    return sorted(folder.name for folder in (run / "checkpoints").iterdir())
+    return sorted(folder.name for folder in run.glob("checkpoints/*"))
 
 
 def tensors(run) -> dict[str, torch.Tensor]:
