@@ -127,7 +127,7 @@ def test_a_file_trains_resumes_and_is_recorded(files, tmp_path):
     state["first_stage_model.quant_conv.bias"] += 1
     save_file(state, file)
     more = load_recipe("smoke", [*own, "epochs=2"])
-    with pytest.raises(UserError, match="weights were others: model, mine.safetensors"):
+    with pytest.raises(UserError, match="begun with others: model, mine.safetensors"):
         train(more, resume=True, progress=False)
 
 

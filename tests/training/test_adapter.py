@@ -134,7 +134,7 @@ def test_another_lora_at_its_place_is_not_resumed(config, runs, lora, tmp_path):
     try:
         save_file({k: 2 * t for k, t in load_file(lora).items()}, lora)
         again = config("fuse", "fuse", f"output={run}", "epochs=3")
-        with pytest.raises(UserError, match="weights were others: adapter, mine.safetensors of"):
+        with pytest.raises(UserError, match="begun with others: adapter, mine.safetensors of"):
             train(again, resume=True, progress=False)
     finally:
         lora.write_bytes(whole)

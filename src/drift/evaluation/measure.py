@@ -5,6 +5,7 @@ numbers of pictures, and pictures different sizes.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ def measure_folders(
 
 def check_out(out: Path) -> None:
     """Refuse a file that is there already, or cannot be written, before anything is measured."""
+    if os.path.lexists(out):
+        raise UserError(f"measure: --out {out} exists already; name another")
     try:
         with told(out, field=OUT):
             out.open("x").close()

@@ -35,7 +35,7 @@ def told(target: Path, *, field: str) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number, why = _cause(error)
-        kept = "; what was there is as it was" if target.exists() else ""
+        kept = "; what was there is as it was" if os.path.exists(target) else ""
         advice = f"; {ADVICE[number]}" if number in ADVICE else ""
         raise UserError(f"{field}: cannot write {target}: {why}{kept}{advice}") from error
 
