@@ -303,11 +303,14 @@ def test_folders_that_hold_no_sets_are_refused(capsys, tmp_path):
         ["--device", "nope"],
         ["--out", str(folder)],
         ["--out", str(tmp_path / "nowhere" / "a.json")],
-        ["--out", str(tmp_path / ("a" * 300))],
         ["--out", "/proc/a.json"],  # which nobody can write
     ):
         assert main(["measure", str(folder), *extra]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as refusal:
+        main(["measure", str(folder), "--out", str(tmp_path / ("a" * 300))])
+    assert refusal.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_generators_are_left_as_they_were():
         draw()
     with pytest.raises(UserError), undisturbed(torch.device("cpu")):
         draw()
-        raise UserError
+        raise UserError("no")
     assert [first, draw()] == expected
 
 
