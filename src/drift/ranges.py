@@ -37,6 +37,7 @@ Seed = Annotated[int, NUMBER, Field(ge=0, le=2**62)]  # image k is drawn with `s
 
 # Smaller than 1e-12 is zero in effect: it trains nothing, or divides by nothing in float32.
 Positive = Annotated[float, NUMBER, Field(ge=1e-12, le=1e6, allow_inf_nan=False)]
+Limit = Annotated[float, NUMBER, Field(ge=1e-12, le=1e12, allow_inf_nan=False)]  # at most: none
 Alpha = Annotated[int | float, NUMBER, Field(ge=1e-12, le=1e6)]  # stays whole as a file has it
 Rate = Annotated[float, NUMBER, Field(ge=1e-12, le=10, allow_inf_nan=False)]
 Epsilon = Annotated[float, NUMBER, Field(ge=1e-30, le=1, allow_inf_nan=False)]

@@ -97,3 +97,13 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     held = alone(tmp_path / "file" / "run", **HOW)
     with pytest.raises(UserError, match="^output: cannot write .*file/run: "), held:
         pass
+
+
+def test_folders_that_were_made_to_be_held_go_again_if_they_stay_empty(tmp_path):
+    (tmp_path / "there").mkdir()
+    with alone(tmp_path / "there/runs/run", field="output", advice="wait"):
+        assert (tmp_path / "there/runs/run").is_dir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with alone(tmp_path / "there/runs/run", field="output", advice="wait"):
+        (tmp_path / "there/runs/kept").write_text("")
+    assert sorted(f.name for f in tmp_path.rglob("*")) == ["kept", "runs", "there"]

@@ -14,6 +14,7 @@ from drift.ranges import (
     Count,
     Epsilon,
     Guidance,
+    Limit,
     Name,
     Pixels,
     Positive,
@@ -165,7 +166,7 @@ class OptimizerConfig:
     beta2: ShareBelowOne = 0.999
     weight_decay: Weight = 1e-4
     epsilon: Epsilon = 1e-8
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Limit = 1.0
     updates_per_epoch: Count = 4  # Table 2
     micro_batch_size: Amount = 2  # (sample, step) pairs per backward pass; 0: as many as fit
     # Of the ratio: stored in the rollout, or computed again before the updates, in their own batch

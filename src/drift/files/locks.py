@@ -22,12 +22,13 @@ MOMENT = 10.0  # seconds that another process may take to look around
 def alone(folder: Path, *, field: str, advice: str, name: str = LOCK) -> Iterator[None]:
     """Hold `folder` by a file in it, or say in one line who does, and `advice`.
 
-    The folder is made if it is not there, and goes again if nothing else is put there. Where the
+    The folder is made if it is not there, and goes again if nothing else is put there, and so do
+    those around it. Where the
     file system knows no locks, it is said and gone on.
     """
-    made, file = not folder.exists(), folder / name
+    file = folder / name
     with told(folder, field=field):
-        folder.mkdir(parents=True, exist_ok=True)
+        made = _make(folder)
         lock = _acquire(file)
     if isinstance(lock, str):
         raise UserError(f"{field}: {folder} is in use by {lock}; {advice}")
@@ -35,7 +36,7 @@ def alone(folder: Path, *, field: str, advice: str, name: str = LOCK) -> Iterato
         yield
     finally:
         _drop(file, lock)
-        _leave(folder, made)
+        _leave(made)
 
 
 @contextmanager
@@ -44,14 +45,14 @@ def together(folder: Path, *, member: str, purpose: str, field: str, advice: str
 
     Each member has a lock of its own, .MEMBER.PURPOSE.lock: two cannot be the same one.
     """
-    ending, made, entry = f".{purpose}{LOCK}", not folder.exists(), folder / GATE
+    ending, entry = f".{purpose}{LOCK}", folder / GATE
     with told(folder, field=field):
-        folder.mkdir(parents=True, exist_ok=True)
+        made = _make(folder)
         gate = _acquire(entry, MOMENT)
     if isinstance(gate, str):
         raise UserError(f"{field}: {folder} is in use by {gate}; {advice}")
     with ExitStack() as stack:
-        stack.callback(_leave, folder, made)
+        stack.callback(_leave, made)
         try:
             for file in folder.glob(f".*{LOCK}"):
                 if file != entry and not file.name.endswith(ending):
@@ -66,11 +67,18 @@ def together(folder: Path, *, member: str, purpose: str, field: str, advice: str
         yield
 
 
-def _leave(folder: Path, made: bool) -> None:
-    """A folder that was made to be held goes again if nothing was put there."""
-    if made:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
+def _make(folder: Path) -> list[Path]:
+    """The folder, and those around it that were not there either; which are made, inner first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _leave(made: list[Path]) -> None:
+    """Folders that were made to be held go again, as far as nothing was put there."""
+    with suppress(OSError):  # it holds something
+        for path in made:
+            path.rmdir()
 
 
 def _drop(file: Path, lock: BaseFileLock | None) -> None:
