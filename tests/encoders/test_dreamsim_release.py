@@ -1,8 +1,7 @@
 import json
 import shutil
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from drift.encoders.dreamsim import load
 from drift.encoders.dreamsim_release import DINO_FILE, RELEASES, backbone, merge_lora
 from drift.errors import UserError
 from tests.encoders.conftest import SPOILT
+from tests.serving import serving
 
 SMALL = {"image_size": 224, "width": 16, "depth": 12, "heads": 2}
 SINGLE = "dino_vitb16_single"
@@ -115,11 +115,8 @@ def server(tmp_path):
     folder = tmp_path / "web"
     folder.mkdir()
     handler = partial(SimpleHTTPRequestHandler, directory=folder)
-    web = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{web.server_port}", folder
-    web.shutdown()
-    web.server_close()
+    with serving(handler) as web:
+        yield f"http://127.0.0.1:{web.server_port}", folder
 
 
 def test_a_release_is_downloaded_unpacked_and_kept(golden, server, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from drift.config import TrainConfig, load_run_config, to_yaml
 from drift.errors import UserError
 from drift.evaluation import chunks, jobs, stored
 from drift.evaluation import evaluate as module
+from drift.evaluation import targets as chosen
 from drift.evaluation.chunks import parse_share
 from drift.evaluation.evaluate import evaluate
 from drift.evaluation.measures import measure_against, summarise
@@ -51,7 +52,7 @@ def judges(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"widths": [8, 8, 8, 8]}')
     save_file(probe.state_dict(), folder / "model.safetensors")
-    monkeypatch.setattr(module, "PROBE", folder)
+    monkeypatch.setattr(chosen, "PROBE", folder)
 
 
 @pytest.fixture
@@ -453,7 +454,7 @@ def test_other_weights_of_a_judge_are_another_judge(judges, run, drawn, tmp_path
     assert set(before) == {f"reward {name}:bright", "encoder clip-tiny", "ground truth"}
 
     source.write_text(source.read_text().replace("return", "return 2 *"))
-    module.PROBE.joinpath("config.json").write_text('{"widths": [8, 8, 8, 8] }')
+    chosen.PROBE.joinpath("config.json").write_text('{"widths": [8, 8, 8, 8] }')
     evaluate([run], overrides=QUICK, options=asked)
     assert len(drawn) == 2 * 3  # and not drawn again
     after = json.loads(last.joinpath("metrics.json").read_text())["settings"]["weights"]

@@ -14,6 +14,7 @@ from drift.errors import UserError
 from drift.files import downloads
 from drift.files.downloads import download, largest, unpack
 from drift.files.hub import Weights, locate
+from tests.serving import serving
 
 OLD, NEW = b"o" * 10_240, b"n" * 10_240
 
@@ -54,11 +55,8 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("DRIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     handler = type("Served", (Handler,), {"asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        served.daemon_threads = True
-        threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
+    with serving(handler) as served:
         yield handler, f"http://127.0.0.1:{served.server_port}/weights.pt"
-        served.shutdown()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import http.server
 import shutil
-import threading
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from drift.errors import UserError
 from drift.files import hub
 from drift.files.hub import SHIPPED, Fallback, Weights, files_of, find, locate
+from tests.serving import serving
 
 CONTENT = bytes(range(256)) * 40
 
@@ -37,10 +37,8 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("DRIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     handler = type("Handler", (Ranged,), {"asked": []})
-    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{served.server_port}"
-    served.shutdown()
+    with serving(handler) as served:
+        yield handler, f"http://127.0.0.1:{served.server_port}"
 
 
 def test_a_shipped_part_and_a_local_folder_are_found_without_the_hub(tmp_path):

@@ -43,7 +43,13 @@ def unet_places() -> dict[str, str]:
         "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",
     }
-    for i in range(4):
+    return places | level_places(4, first_attends=False)
+
+
+def level_places(count: int, *, first_attends: bool) -> dict[str, str]:
+    """Those of the ways down and up, of so many levels."""
+    places = {}
+    for i in range(count):
         for j in range(2):
             places[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{3 * i + j + 1}.0"
             places[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{3 * i + j + 1}.1"
@@ -51,7 +57,7 @@ def unet_places() -> dict[str, str]:
             places[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{3 * i + j}.0"
             places[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{3 * i + j}.1"
         places[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{3 * i + 3}.0.op"
-        after = 1 if i == 0 else 2  # the first way up has no attention
+        after = 2 if i or first_attends else 1  # of the first way up
         places[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{3 * i + 2}.{after}.conv"
     return places
 
@@ -59,19 +65,8 @@ def unet_places() -> dict[str, str]:
 def xl_places() -> dict[str, str]:
     """The same of SDXL's three levels, whose first and last have no attention."""
     places = {name: place for name, place in unet_places().items() if "blocks" not in name}
-    places |= {"mid_block.resnets.0": "middle_block.0", "mid_block.resnets.1": "middle_block.2"}
-    places["mid_block.attentions.0"] = "middle_block.1"
     places |= {f"add_embedding.linear_{k}": f"label_emb.0.{2 * (k - 1)}" for k in (1, 2)}
-    for i in range(3):
-        for j in range(2):
-            places[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{3 * i + j + 1}.0"
-            places[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{3 * i + j + 1}.1"
-        for j in range(3):
-            places[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{3 * i + j}.0"
-            places[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{3 * i + j}.1"
-        places[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{3 * i + 3}.0.op"
-        places[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{3 * i + 2}.2.conv"
-    return places
+    return places | level_places(3, first_attends=True)
 
 
 def original_unet(

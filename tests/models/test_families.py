@@ -272,14 +272,20 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
     ]:
         with pytest.raises(UserError, match=told):
             load_model(str(folders[family]), prediction_type="epsilon")
-    other = tmp_path / "other"
-    shutil.copytree(folders["sd3"], other)
-    shutil.rmtree(other / "scheduler")
-    DDIMScheduler().save_pretrained(other / "scheduler")
-    index = other / "model_index.json"
-    index.write_text(index.read_text().replace("FlowMatchEulerDiscreteScheduler", "DDIMScheduler"))
+    other = scheduled(folders["sd3"], tmp_path / "other", DDIMScheduler())
     with pytest.raises(UserError, match="its scheduler is DDIMScheduler"):
         load_model(str(other))
+
+
+def scheduled(folder, copy, scheduler):
+    """A copy of a model's folder with another scheduler."""
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "scheduler")
+    scheduler.save_pretrained(copy / "scheduler")
+    index = json.loads((copy / "model_index.json").read_text())
+    index["scheduler"][1] = type(scheduler).__name__
+    (copy / "model_index.json").write_text(json.dumps(index))
+    return copy
 
 
 def edited(folder, copy, file, **changes):
@@ -356,12 +362,7 @@ def test_what_only_seems_wrong_is_told(folders, tmp_path, capsys, family, name, 
 
 
 def test_a_scheduler_without_a_noise_schedule_is_refused(folders, tmp_path):
-    odd = tmp_path / "odd"
-    shutil.copytree(folders["sdxl"], odd)
-    shutil.rmtree(odd / "scheduler")
-    FlowMatchEulerDiscreteScheduler().save_pretrained(odd / "scheduler")
-    index = odd / "model_index.json"
-    index.write_text(index.read_text().replace("EulerDisc", "FlowMatchEulerDisc"))
+    odd = scheduled(folders["sdxl"], tmp_path / "odd", FlowMatchEulerDiscreteScheduler())
     with pytest.raises(UserError, match="^model.name: its scheduler is FlowMatchEuler.*DDIM"):
         load_model(str(odd))
 

@@ -5,11 +5,10 @@ import io
 import json
 import socket
 import ssl
-import threading
 import time
 import traceback
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from drift.errors import UserError
 from drift.rewards import find_reward, load_reward, remote
 from drift.rewards.remote import RemoteReward
+from tests.serving import serving
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,12 +48,10 @@ def lengths(handler, request):
 
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with serving(Handler) as server:
         server.requests, server.behave = [], lengths
         server.url = f"http://127.0.0.1:{server.server_port}/score"
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture

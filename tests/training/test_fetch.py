@@ -1,9 +1,7 @@
 """`drift fetch`: what it tells, what it brings, and where that lies; with a hub of our own."""
 
-import http.server
 import json
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from drift.training.fetch import fetch
 from drift.training.loop import train
 from tests.hub_server import COMMIT, HubServer
 from tests.models.loras import write_diffusers
+from tests.serving import serving
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rewards"
 
@@ -44,19 +43,16 @@ def offline(monkeypatch):
 def hub(monkeypatch, tmp_path):
     """The handler's class and its folder, OWNER/NAME for each repository; the hub is there."""
     handler = type("Handler", (HubServer,), {"root": tmp_path / "repositories", "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
     constants = "huggingface_hub.constants"
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(f"{constants}.ENDPOINT", address)
-    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)  # read at its import
-    yield handler, handler.root
-    server.shutdown()
-    server.server_close()
+    with serving(handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(f"{constants}.ENDPOINT", address)
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)  # read at its import
+        yield handler, handler.root
 
 
 @pytest.mark.parametrize("recipe", ["smoke", "menagerie", "menagerie-grpo"])

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from drift.errors import Interrupted
+from drift.studies.processes import PARENT
 
-PARENT = "DRIFT_PARENT"  # in the environment: the process whose end is this one's as well
 GRACE = 60.0  # seconds to save in, once the parent is gone
 LOOK = 0.5  # seconds between looks for it
 

@@ -146,12 +146,7 @@ def _read_others(file: Path, pipe: DiffusionPipeline, network: str) -> Adapter:
             return_alphas=True,
             return_lora_metadata=True,
         )
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        json.JSONDecodeError,
-    ) as error:  # it finds no place
+    except (ValueError, KeyError, IndexError, json.JSONDecodeError) as error:  # it finds no place
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{FIELD}: cannot read the LoRA in {file}: {reason}") from error
     return Adapter(file, network, state, alphas[0] if alphas else None, metadata)

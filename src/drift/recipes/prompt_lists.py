@@ -18,14 +18,19 @@ WRITER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 Entry = tuple[str, dict[str, Any]]
 
 
+def find_prompts(name: str) -> Path:
+    """Where prompts of this name lie: a shipped list, or else a file that may not be there."""
+    shipped = f"{SHIPPED / name}.txt"
+    return Path(shipped if os.path.isfile(shipped) else name)
+
+
 def read_fields(name: str, *, field: str = "prompts") -> dict[str, dict[str, Any]]:
     """Prompt -> its fields, in the order of the file or shipped list; text has none.
 
     A `.jsonl` file holds an object a line with a "prompt" and any other fields; whatever else is
     called differently is text. Both are UTF-8; blank lines are skipped. Errors name `field`.
     """
-    shipped = f"{SHIPPED / name}.txt"
-    path = Path(shipped if os.path.isfile(shipped) else name)
+    path = find_prompts(name)
     try:
         if os.path.exists(name) and not os.path.isfile(path):
             raise UserError(f"{field}: '{name}' is not a regular file")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from drift.errors import UserError
 
+PARENT = "DRIFT_PARENT"  # in the environment: the process with whose end a command ends as well
+
 
 def run_all(
     logs: Path,
@@ -60,7 +62,7 @@ def _start(log: Path, arguments: list[str]) -> subprocess.Popen:
     with log.open("w") as out:
         # -P: a yaml.py in the current folder is no library.
         command = [sys.executable, "-P", "-m", "drift", *arguments]
-        watched = os.environ | {"DRIFT_PARENT": str(os.getpid())}  # it ends with this process
+        watched = os.environ | {PARENT: str(os.getpid())}
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=watched)
 
 

@@ -77,7 +77,7 @@ def open_optimizer(model: PolicyModel, config: TrainConfig) -> torch.optim.Optim
 
 def start(config: TrainConfig, resume: bool) -> Run:
     """Load every part, restore the newest valid checkpoint; then alone is the folder written to."""
-    check_folder(config, resume)
+    check_folder(config, resume)  # again: from here on nobody else can change it
     check_trackers(config.trackers)
     check_names(config)
     device = str(pick_device(config.device))

@@ -28,7 +28,7 @@ from drift.models import (
     model_weights,
 )
 from drift.recipes import read_prompts
-from drift.recipes.prompt_lists import SHIPPED
+from drift.recipes.prompt_lists import find_prompts
 from drift.rewards import check_rewards, custom, find_part, list_terms
 from drift.training.policy import pick_device
 
@@ -184,8 +184,7 @@ def _functions(rewards: list[str]) -> list[Used]:
 
 
 def _prompts(name: str) -> Used:
-    shipped = SHIPPED / f"{name}.txt"
-    path = shipped if shipped.exists() else Path(name)
+    path = find_prompts(name)
     return PROMPTS, name, path, {path.name: path}
 
 
